@@ -1,0 +1,1 @@
+"""How long parts of operators take on a device, analytic or measured."""

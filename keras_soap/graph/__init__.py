@@ -1,0 +1,1 @@
+"""The operator graph of a model, and how it is captured from Keras."""

@@ -1,0 +1,1 @@
+"""One rule per family of operators: the only place that knows a layer."""

@@ -1,0 +1,1 @@
+"""Protobuf messages, generated from `protos/` at install."""

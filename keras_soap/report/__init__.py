@@ -1,0 +1,1 @@
+"""Strategies and timelines for people: tables, traces, pages."""

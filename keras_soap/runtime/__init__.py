@@ -1,0 +1,1 @@
+"""Runs a strategy: DTensor shards and one multi-device function per step."""

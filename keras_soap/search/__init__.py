@@ -1,0 +1,1 @@
+"""Searches for fast strategies, all behind one signature."""

@@ -1,0 +1,52 @@
+"""The simulator's definition, in plain Python. `kernel` must agree with it exactly.
+
+1. A task is ready when its last predecessor ends.
+2. Tasks are started in order of (ready time, task number): first in, first out on every resource.
+3. A task starts when it is ready and all its resources are free, and holds them until it ends.
+
+This is the full simulation of Jia, Zaharia, Aiken, "Beyond data and model parallelism for deep
+neural networks" (SysML 2019), with links that a transfer holds together instead of one connection.
+"""
+
+import heapq
+
+import numpy as np
+
+from keras_soap.simulator.timeline import Timeline
+from keras_soap.tasks.task_graph import TaskGraph
+
+
+def simulate(graph: TaskGraph) -> Timeline:
+    """Runs all tasks of `graph` and says when each ran.
+
+    Raises:
+        ValueError: If tasks wait for each other in a circle.
+    """
+    missing = [0] * graph.num_tasks
+    for task in graph.successors.tolist():
+        missing[task] += 1
+    ready = [0] * graph.num_tasks
+    start = [0] * graph.num_tasks
+    end = [0] * graph.num_tasks
+    free = [0] * graph.num_resources
+    queue = [(0, task) for task in range(graph.num_tasks) if missing[task] == 0]
+    heapq.heapify(queue)
+    num_done = 0
+    while queue:
+        ready_ns, task = heapq.heappop(queue)
+        first, last = graph.resource_offsets[task : task + 2]
+        held = graph.resources[first:last].tolist()
+        start[task] = max([ready_ns, *(free[resource] for resource in held)])
+        end[task] = start[task] + int(graph.run_time_ns[task])
+        for resource in held:
+            free[resource] = end[task]
+        num_done += 1
+        first, last = graph.successor_offsets[task : task + 2]
+        for successor in graph.successors[first:last].tolist():
+            ready[successor] = max(ready[successor], end[task])
+            missing[successor] -= 1
+            if missing[successor] == 0:
+                heapq.heappush(queue, (ready[successor], successor))
+    if num_done < graph.num_tasks:
+        raise ValueError(f"{graph.num_tasks - num_done} tasks wait for each other in a circle")
+    return Timeline(*(np.array(times, np.int64) for times in (ready, start, end)))

@@ -1,0 +1,1 @@
+"""Parallel configurations, strategies, the space of them, and baselines."""

@@ -1,0 +1,1 @@
+"""The one lowering: from operators, a strategy and a topology to tasks."""

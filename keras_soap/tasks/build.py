@@ -1,0 +1,336 @@
+"""Builds the whole task graph of a strategy.
+
+Blocks, in order (→ are dependencies):
+
+1. For each operator: for each edge into it the transfers (producer part → transfer → consumer
+   part; on one device a plain dependency), then for each stage its forward tasks and combines;
+   for a loss, the transfers of its report to the reporting device, and the report.
+2. For each operator backwards, if gradients reach it: its backward tasks, stage by stage with the
+   gradients of the combines; then for each edge that carries a gradient the transfers back.
+3. After the first operator on some weights: for each weight that several devices hold the
+   all-reduce of its gradient, then an update on each of those devices.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_soap.graph.operator_graph import Edge, dtype_bytes
+from keras_soap.strategy.strategy import Strategy
+from keras_soap.tasks import all_reduce
+from keras_soap.tasks.lowering import Costs
+from keras_soap.tasks.task_graph import TaskGraph, TaskKind
+
+REPORT_DEVICE = 0
+"""Losses and metrics of all parts are summed on this device."""
+
+
+def build(costs: Costs, strategy: Strategy, training: bool = True) -> TaskGraph:
+    """The task graph of one step.
+
+    Args:
+        costs: Of the operators on the topology.
+        strategy: A configuration for each operator; must have passed `check_strategy`.
+        training: Whether there are backward tasks, reductions and updates.
+    """
+    return _Builder(costs, strategy).build(training)
+
+
+class _Builder:
+    def __init__(self, costs: Costs, strategy: Strategy):
+        self.costs = costs
+        self.lowering = costs.lowering
+        self.graph = costs.lowering.graph
+        self.topology = costs.topology
+        self.configs = strategy.configs
+        self.run_time_ns: list[int] = []
+        self.resources: list[Sequence[int]] = []
+        self.successors: list[list[int]] = []
+        self.rows: list[tuple[int, int, int, int, int, int]] = []
+        # By operator and part: first and last forward task, first and last backward task.
+        self.first_forward: list[list[int]] = []
+        self.last_forward: list[list[int]] = []
+        self.first_backward: list[list[int]] = [[] for _ in self.graph.operators]
+        self.last_backward: list[list[int]] = [[] for _ in self.graph.operators]
+        # Backward tasks wait for gradients that are on their way: by operator and part.
+        self.arriving: list[list[list[int]]] = [
+            [[] for _ in config.devices] for config in self.configs
+        ]
+        self.reports: list[int] = []
+
+    def build(self, training: bool) -> TaskGraph:
+        for number in range(len(self.graph.operators)):
+            self._forward(number)
+        self._add_report()
+        if training:
+            for number in reversed(range(len(self.graph.operators))):
+                if self.graph.has_backward[number]:
+                    self._backward(number)
+                if number == self.graph.sharers[number][0]:
+                    self._synchronize(number)
+        return self._freeze()
+
+    def _add(
+        self,
+        kind: TaskKind,
+        operator: int,
+        part: int,
+        run_time_ns: int,
+        resources: Sequence[int],
+        after: Sequence[int],
+        source: int = -1,
+        destination: int = -1,
+        num_bytes: int = 0,
+    ) -> int:
+        task = len(self.run_time_ns)
+        self.run_time_ns.append(int(run_time_ns))
+        self.resources.append(resources)
+        self.successors.append([])
+        self.rows.append((kind, operator, part, source, destination, num_bytes))
+        for predecessor in after:
+            self.successors[predecessor].append(task)
+        return task
+
+    def _transfer(
+        self,
+        kind: TaskKind,
+        operator: int,
+        part: int,
+        source: int,
+        destination: int,
+        num_bytes: int,
+        after: int,
+    ) -> int:
+        """The task that moves `num_bytes`, or `after` itself where nothing has to move."""
+        if source == destination:
+            return after
+        route = self.topology.route(source, destination)
+        links = [self.topology.num_devices + link for link in route.links]
+        time_ns = route.time_ns(num_bytes)
+        return self._add(
+            kind, operator, part, time_ns, links, [after], source, destination, num_bytes
+        )
+
+    def _reduce(
+        self,
+        kind: TaskKind,
+        operator: int,
+        group: int,
+        devices: Sequence[int],
+        num_elements: int,
+        element_bytes: int,
+        after: Sequence[int],
+        gathers: bool = False,
+    ) -> int:
+        cost = all_reduce.cost(self.topology, devices, num_elements, element_bytes, gathers)
+        links = [self.topology.num_devices + link for link in cost.links]
+        return self._add(
+            kind, operator, group, cost.time_ns, links, after, num_bytes=cost.num_bytes
+        )
+
+    def _times_ns(self, number: int, backward: bool, num_stages: int) -> list[list[int]]:
+        """By stage and part. Stages share the operator's time equally, to the nanosecond."""
+        degrees = self.configs[number].degrees
+        total = [
+            int(self.costs.part_times_ns(number, degrees, device)[backward][part])
+            for part, device in enumerate(self.configs[number].devices)
+        ]
+        return [
+            [(stage + 1) * time // num_stages - stage * time // num_stages for time in total]
+            for stage in range(num_stages)
+        ]
+
+    def _forward(self, number: int) -> None:
+        config = self.configs[number]
+        waits: list[list[int]] = [[] for _ in config.devices]
+        for edge in self.graph.in_edges[number]:
+            producer = self.configs[edge.producer.operator]
+            last = self.last_forward[edge.producer.operator]
+            for p, c, num_bytes in self._overlaps(edge):
+                source, destination = producer.devices[p], config.devices[c]
+                task = self._transfer(
+                    TaskKind.TRANSFER, number, c, source, destination, num_bytes, last[p]
+                )
+                waits[c].append(task)
+        first, last = self._stages(number, TaskKind.FORWARD, waits)
+        self.first_forward.append(first)
+        self.last_forward.append(last)
+        report_bytes = self.graph.operators[number].attributes.get("report_bytes", 0)
+        if report_bytes:
+            for part, device in enumerate(config.devices):
+                self.reports.append(
+                    self._transfer(
+                        TaskKind.REPORT_TRANSFER,
+                        number,
+                        part,
+                        device,
+                        REPORT_DEVICE,
+                        report_bytes,
+                        last[part],
+                    )
+                )
+
+    def _add_report(self) -> None:
+        if self.reports:
+            overhead_ns = self.topology.devices[REPORT_DEVICE].task_overhead_ns
+            self._add(TaskKind.REPORT, -1, 0, overhead_ns, [REPORT_DEVICE], self.reports)
+
+    def _stages(
+        self, number: int, kind: TaskKind, waits: list[list[int]]
+    ) -> tuple[list[int], list[int]]:
+        """Adds all stages of an operator; gives the first and the last task of each part."""
+        backward = kind == TaskKind.BACKWARD
+        config = self.configs[number]
+        combines = list(self.lowering.operator(number, config.degrees).combines)
+        times = self._times_ns(number, backward, len(combines) + 1)
+        if backward:
+            combines.reverse()
+        tasks: list[int] = []
+        first: list[int] = []
+        for stage in range(len(combines) + 1):
+            tasks = [
+                self._add(kind, number, part, times[stage][part], [device], waits[part])
+                for part, device in enumerate(config.devices)
+            ]
+            first = first or tasks
+            if stage < len(combines):
+                waits = self._combine(number, combines[stage], tasks, backward)
+        return first, tasks
+
+    def _combine(self, number, block, tasks: list[int], backward: bool) -> list[list[int]]:
+        if backward and block.combine.reduction != "sum":
+            return [[task] for task in tasks]
+        kind = TaskKind.GRADIENT_COMBINE if backward else TaskKind.COMBINE
+        devices = self.configs[number].devices
+        waits: list[list[int]] = [[task] for task in tasks]
+        for group in range(int(block.group.max()) + 1):
+            members = sorted(np.flatnonzero(block.group == group), key=lambda p: devices[p])
+            if len(members) > 1:
+                task = self._reduce(
+                    kind,
+                    number,
+                    group,
+                    [devices[part] for part in members],
+                    int(block.combine.elements[members[0]]),
+                    block.element_bytes,
+                    [tasks[part] for part in members],
+                )
+                for part in members:
+                    waits[part] = [task]
+        return waits
+
+    def _backward(self, number: int) -> None:
+        waits = [
+            [forward, *arriving]
+            for forward, arriving in zip(
+                self.last_forward[number], self.arriving[number], strict=True
+            )
+        ]
+        first, last = self._stages(number, TaskKind.BACKWARD, waits)
+        self.first_backward[number], self.last_backward[number] = first, last
+        devices = self.configs[number].devices
+        for edge in self.graph.in_edges[number]:
+            producer = edge.producer.operator
+            if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[producer]):
+                continue
+            targets = self.configs[producer].devices
+            for p, c, num_bytes in self._overlaps(edge):
+                task = self._transfer(
+                    TaskKind.GRADIENT_TRANSFER,
+                    number,
+                    c,
+                    devices[c],
+                    targets[p],
+                    num_bytes,
+                    last[c],
+                )
+                self.arriving[producer][p].append(task)
+
+    def _synchronize(self, number: int) -> None:
+        """Reduces the gradients of the weights of `number` and its sharers, and updates them."""
+        operator = self.graph.operators[number]
+        config = self.configs[number]
+        sharers = [other for other in self.graph.sharers[number] if self.last_backward[other]]
+        block = self.lowering.operator(number, config.degrees)
+        done = [
+            [self.last_backward[other][part] for other in sharers]
+            for part in range(config.num_parts)
+        ]
+        waits: list[list[int]] = [list(tasks) for tasks in done]
+        num_bytes = [0] * config.num_parts
+        for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
+            if not spec.trainable or not sharers:
+                continue
+            for part in range(config.num_parts):
+                num_bytes[part] += int(weight.num_elements[part]) * weight.element_bytes
+            for group in range(int(weight.group.max()) + 1):
+                members = sorted(
+                    np.flatnonzero(weight.group == group), key=lambda p: config.devices[p]
+                )
+                if len(members) == 1:
+                    continue
+                elements, element_bytes, gathers = self._gradient(number, weight, members[0])
+                task = self._reduce(
+                    TaskKind.ALL_REDUCE,
+                    number,
+                    group,
+                    [config.devices[part] for part in members],
+                    elements,
+                    element_bytes,
+                    [task for part in members for task in done[part]],
+                    gathers,
+                )
+                for part in members:
+                    waits[part].append(task)
+        for part, device in enumerate(config.devices):
+            if num_bytes[part]:
+                time_ns = self.costs.profile.update_time_ns(
+                    num_bytes[part], self.topology.devices[device]
+                )
+                self._add(TaskKind.UPDATE, number, device, time_ns, [device], waits[part])
+
+    def _gradient(self, number: int, weight, part: int) -> tuple[int, int, bool]:
+        """Elements and bytes of one element of a gradient, and whether its rows are gathered."""
+        if weight.sparse_rows is None:
+            return int(weight.num_elements[part]), weight.element_bytes, False
+        width = int(weight.num_elements[part]) // int(
+            weight.regions[part, 0, 1] - weight.regions[part, 0, 0]
+        )
+        index_bytes = dtype_bytes(self.graph.operators[number].input_specs[0].dtype)
+        rows = int(weight.sparse_rows[part])
+        return rows, width * weight.element_bytes + index_bytes, True
+
+    def _overlaps(self, edge: Edge):
+        found = self.lowering.edge(
+            edge,
+            self.configs[edge.producer.operator].degrees,
+            self.configs[edge.consumer].degrees,
+        )
+        spec = self.graph.operators[edge.consumer].input_specs[edge.input]
+        num_bytes = found.num_elements * dtype_bytes(spec.dtype)
+        return zip(
+            found.producer.tolist(), found.consumer.tolist(), num_bytes.tolist(), strict=True
+        )
+
+    def _freeze(self) -> TaskGraph:
+        offsets, resources = _flatten(self.resources)
+        successor_offsets, successors = _flatten(self.successors)
+        rows = np.array(self.rows, np.int64).reshape(-1, 6)
+        return TaskGraph(
+            self.topology.num_devices,
+            self.topology.num_devices + len(self.topology.links),
+            np.array(self.run_time_ns, np.int64),
+            offsets,
+            resources,
+            successor_offsets,
+            successors,
+            rows[:, 0].astype(np.int8),
+            *(rows[:, column].astype(np.int32) for column in (1, 2, 3, 4)),
+            rows[:, 5].copy(),
+        )
+
+
+def _flatten(lists: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.zeros(len(lists) + 1, np.int64)
+    offsets[1:] = np.cumsum([len(items) for items in lists])
+    return offsets, np.array([item for items in lists for item in items], np.int32)

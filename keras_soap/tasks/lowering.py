@@ -1,0 +1,193 @@
+"""The facts that task graphs are made of, for each operator and edge, each found once.
+
+`build` strings them together for the simulator; the runtime executes the very same ones. They
+depend on degrees, not on devices, so a search meets most of them again and again: hence the caches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.graph.operator_graph import Edge, OperatorGraph, dtype_bytes
+from keras_soap.graph.region import Regions, volume
+from keras_soap.operators import registry
+from keras_soap.operators.rule import Combine, Dimension, Part
+from keras_soap.strategy.parallel_config import part_indices
+from keras_soap.tasks import overlap
+from keras_soap.topology.device_topology import DeviceTopology
+
+
+@dataclass(frozen=True)
+class WeightBlock:
+    """How one weight of an operator is spread over its parts.
+
+    Attributes:
+        regions: int64 (parts, rank, 2). What each part holds.
+        group: int32 (parts,). Parts that hold the same region have the same number; numbers count
+            from 0 in order of appearance.
+        num_elements: int64 (parts,). Elements of each part's region.
+        element_bytes: Bytes of one element.
+        sparse_rows: int64 (parts,) rows of a sparse gradient, or None for a dense one.
+    """
+
+    regions: Regions
+    group: np.ndarray
+    num_elements: np.ndarray
+    element_bytes: int
+    sparse_rows: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class CombineBlock:
+    """A reduction between two stages of an operator, and which parts take part together.
+
+    Attributes:
+        combine: What is reduced.
+        group: int32 (parts,). Parts of the same group have the same number.
+        element_bytes: Bytes of one element.
+    """
+
+    combine: Combine
+    group: np.ndarray
+    element_bytes: int
+
+
+@dataclass(frozen=True)
+class OperatorBlock:
+    """An operator under given degrees.
+
+    Attributes:
+        outputs: For each output int64 (parts, rank, 2): the regions that the parts make.
+        inputs: For each input the regions that they read.
+        weights: For each weight how it is spread.
+        combines: Reductions between its stages.
+    """
+
+    outputs: tuple[Regions, ...]
+    inputs: tuple[Regions, ...]
+    weights: tuple[WeightBlock, ...]
+    combines: tuple[CombineBlock, ...]
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.outputs[0])
+
+
+class Lowering:
+    """Facts about one operator graph, by (operator, degrees) and (edge, degrees, degrees)."""
+
+    def __init__(self, graph: OperatorGraph):
+        self.graph = graph
+        self.dimensions: tuple[tuple[Dimension, ...], ...] = tuple(
+            registry.find(operator.kind).dimensions(operator) for operator in graph.operators
+        )
+        self._operators: dict[tuple[int, tuple[int, ...]], OperatorBlock] = {}
+        self._edges: dict[tuple[int, tuple[int, ...], tuple[int, ...]], overlap.Overlaps] = {}
+
+    def operator(self, number: int, degrees: tuple[int, ...]) -> OperatorBlock:
+        """The parts of operator `number` under `degrees`."""
+        key = (number, degrees)
+        if key not in self._operators:
+            self._operators[key] = self._make_operator(number, degrees)
+        return self._operators[key]
+
+    def edge(
+        self, edge: Edge, producer: tuple[int, ...], consumer: tuple[int, ...]
+    ) -> overlap.Overlaps:
+        """What moves along `edge` when its ends have the degrees `producer` and `consumer`."""
+        key = (edge.index, producer, consumer)
+        if key not in self._edges:
+            source = edge.producer
+            self._edges[key] = overlap.find(
+                self.graph.operators[source.operator].output_specs[source.output].shape,
+                [d.axes[source.output] for d in self.dimensions[source.operator]],
+                producer,
+                self.operator(edge.consumer, consumer).inputs[edge.input],
+            )
+        return self._edges[key]
+
+    def parts(self, number: int, degrees: tuple[int, ...]) -> tuple[Part, ...]:
+        """The parts one by one, as the rule's `compute` takes them."""
+        operator, block = self.graph.operators[number], self.operator(number, degrees)
+        return tuple(
+            Part(
+                operator,
+                index,
+                _ranges(block.outputs[0][index]),
+                tuple(_ranges(regions[index]) for regions in block.inputs),
+                tuple(_ranges(weight.regions[index]) for weight in block.weights),
+            )
+            for index in range(block.num_parts)
+        )
+
+    def _make_operator(self, number: int, degrees: tuple[int, ...]) -> OperatorBlock:
+        operator = self.graph.operators[number]
+        rule = registry.find(operator.kind)
+        dimensions = self.dimensions[number]
+        indices = part_indices(degrees)
+        outputs = []
+        for position, spec in enumerate(operator.output_specs):
+            regions = np.zeros((len(indices), len(spec.shape), 2), np.int64)
+            regions[..., 1] = spec.shape
+            for column, (dimension, degree) in enumerate(zip(dimensions, degrees, strict=True)):
+                size = spec.shape[dimension.axes[position]] // degree
+                start = indices[:, column] * size
+                regions[:, dimension.axes[position], 0] = start
+                regions[:, dimension.axes[position], 1] = start + size
+            outputs.append(regions)
+        weights = []
+        for position, (spec, regions) in enumerate(
+            zip(operator.weight_specs, rule.weight_regions(operator, outputs[0]), strict=True)
+        ):
+            sparse = position in rule.sparse_weights
+            weights.append(
+                WeightBlock(
+                    regions,
+                    _equal_rows(regions.reshape(len(indices), -1)),
+                    volume(regions),
+                    dtype_bytes(spec.dtype),
+                    rule.sparse_rows(operator, outputs[0]) if sparse else None,
+                )
+            )
+        combines = []
+        for combine in rule.combines(operator, outputs[0]):
+            apart = [c for c, d in enumerate(dimensions) if d.name not in combine.over]
+            combines.append(
+                CombineBlock(combine, _equal_rows(indices[:, apart]), dtype_bytes(combine.dtype))
+            )
+        inputs = tuple(rule.input_regions(operator, outputs[0]))
+        return OperatorBlock(tuple(outputs), inputs, tuple(weights), tuple(combines))
+
+
+class Costs:
+    """Times of the parts of one operator graph on one topology, each asked for once."""
+
+    def __init__(self, lowering: Lowering, topology: DeviceTopology, profile: CostProfile):
+        self.lowering = lowering
+        self.topology = topology
+        self.profile = profile
+        self._by_model: dict[tuple[int, tuple[int, ...], str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def part_times_ns(
+        self, number: int, degrees: tuple[int, ...], device: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (parts,) twice: forward and backward times of all parts, were they on `device`."""
+        key = (number, degrees, self.topology.devices[device].model)
+        if key not in self._by_model:
+            self._by_model[key] = self.profile.part_times_ns(
+                self.lowering.graph.operators[number],
+                self.lowering.operator(number, degrees).outputs[0],
+                self.topology.devices[device],
+            )
+        return self._by_model[key]
+
+
+def _ranges(region: np.ndarray) -> tuple[tuple[int, int], ...]:
+    return tuple((start, stop) for start, stop in region.tolist())
+
+
+def _equal_rows(rows: np.ndarray) -> np.ndarray:
+    """int32 (N,): the same number for equal rows, counting from 0 in order of appearance."""
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows], np.int32)

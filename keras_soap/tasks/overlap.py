@@ -1,0 +1,76 @@
+"""Which parts of a producer make what a part of its consumer reads, in closed form.
+
+A producer's parts form a regular grid over its output. So along each axis the cells that a range
+touches are a range of cells, and the overlaps are the product of those ranges: their number is the
+work, and no pair that does not overlap is ever looked at.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_soap.graph.region import Regions, volume
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaps:
+    """Pairs of parts of the two ends of an edge, by consumer part, then by producer part.
+
+    Attributes:
+        producer: int32 (N,). Part of the producer.
+        consumer: int32 (N,). Part of the consumer.
+        regions: int64 (N, rank, 2). What the one makes and the other reads.
+        num_elements: int64 (N,). Elements of those regions.
+    """
+
+    producer: np.ndarray
+    consumer: np.ndarray
+    regions: Regions
+    num_elements: np.ndarray
+
+
+def find(
+    shape: Sequence[int],
+    axes: Sequence[int],
+    degrees: Sequence[int],
+    regions: Regions,
+) -> Overlaps:
+    """Overlaps between a producer's grid and the regions that a consumer's parts read.
+
+    Args:
+        shape: Of the tensor on the edge.
+        axes: For each of the producer's dimensions its axis in the tensor.
+        degrees: For each of them into how many parts it is split; parts are row-major.
+        regions: int64 (parts, rank, 2). For each of the consumer's parts what it reads.
+    """
+    grid = np.ones(len(shape), np.int64)
+    stride = np.zeros(len(shape), np.int64)
+    after = math.prod(degrees)
+    for axis, degree in zip(axes, degrees, strict=True):
+        after //= degree
+        grid[axis], stride[axis] = degree, after
+    cell = np.maximum(np.asarray(shape, np.int64) // grid, 1)
+    first = regions[..., 0] // cell
+    counts = np.maximum(-(-regions[..., 1] // cell) - first, 0)
+    counts[volume(regions) == 0] = 0
+    totals = np.prod(counts, axis=1, dtype=np.int64)
+    consumer = np.repeat(np.arange(len(regions)), totals)
+    rest = np.arange(totals.sum()) - np.repeat(np.cumsum(totals) - totals, totals)
+    index = np.empty((len(consumer), len(shape)), np.int64)
+    for axis in reversed(range(len(shape))):
+        count = counts[consumer, axis]
+        index[:, axis] = first[consumer, axis] + rest % count
+        rest = rest // count
+    read = regions[consumer]
+    overlap = np.stack(
+        [
+            np.maximum(read[..., 0], index * cell),
+            np.minimum(read[..., 1], (index + 1) * cell),
+        ],
+        axis=-1,
+    )
+    return Overlaps(
+        (index @ stride).astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap)
+    )
