@@ -41,6 +41,8 @@ class Roofline:
         self, operator: Operator, regions: Regions, device: Device
     ) -> tuple[np.ndarray, np.ndarray]:
         rule = registry.find(operator.kind)
+        if rule.free:
+            return np.zeros(len(regions), np.int64), np.zeros(len(regions), np.int64)
         weight_regions = rule.weight_regions(operator, regions)
         read = volume(regions) * dtype_bytes(operator.output.dtype)
         for spec, region in zip(

@@ -204,7 +204,8 @@ class OperatorGraph:
     def carries_gradient(self) -> tuple[bool, ...]:
         """For each edge, whether a gradient goes back along it.
 
-        It does when the tensor is floating-point and anything at or before its producer trains.
+        It does when the tensor is floating-point, anything at or before its producer trains, and
+        the consumer does not take it for a constant (attribute `"constant_inputs"`).
         """
         trains: list[bool] = []
         for operator in self.operators:
@@ -217,6 +218,9 @@ class OperatorGraph:
             )
         return tuple(
             trains[edge.producer.operator]
+            and edge.input not in self.operators[edge.consumer].attributes.get(
+                "constant_inputs", ()
+            )
             and self.operators[edge.producer.operator]
             .output_specs[edge.producer.output]
             .is_floating

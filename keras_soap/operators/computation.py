@@ -1,16 +1,18 @@
 """Computes parts with the layers themselves: shrunk clones, run without state of their own.
 
 `type(layer).from_config` with fewer units or filters gives a layer whose kernel, activation and
-dtype policy are the original's; `stateless_call` runs it on slices of the weights. The only module
+dtype policy are the original's; a stateless scope runs it on slices of the weights. The only module
 of this package that imports Keras, and rules import it when they compute, never before.
 """
 
+import contextlib
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import StatelessScope
 
 from keras_soap.operators.rule import PartCall, PartResult
@@ -30,18 +32,27 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
         return PartResult(tuple(keras.tree.flatten(call.layer(*args, **kwargs))))
     layer = shrunk(call.layer, changes, args, kwargs) if changes else call.layer
     if layer._call_has_training_arg:
-        kwargs = {**kwargs, "training": call.training}
-    num_trainable = len(layer.trainable_variables)
-    states = list(call.weights[num_trainable:])
-    outputs, new_states = layer.stateless_call(
-        list(call.weights[:num_trainable]), states, *args, **kwargs
-    )
+        kwargs = {**kwargs, "training": in_training(call)}
+    variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+    # Not stateless_call: it skips __call__, which casts to the dtype that the layer computes in.
+    mapping = list(zip(variables, call.weights, strict=True))
+    with StatelessScope(mapping, initialize_variables=False) as scope:
+        before = [scope.get_current_value(variable) for variable in variables]
+        outputs = layer(*args, **kwargs)
+        after = [scope.get_current_value(variable) for variable in variables]
     updates = {
-        num_trainable + position: new
-        for position, (old, new) in enumerate(zip(states, new_states, strict=True))
+        position: new
+        for position, (old, new) in enumerate(zip(before, after, strict=True))
         if new is not old
     }
     return PartResult(tuple(keras.tree.flatten(outputs)), updates)
+
+
+def in_training(call: PartCall) -> bool:
+    """Whether the layer is in training mode: as its call in the model says, else as the step is."""
+    _, kwargs = call.arguments(call.inputs)
+    fixed = kwargs.get("training")
+    return call.training if fixed is None else bool(fixed)
 
 
 def shrunk(
@@ -57,10 +68,21 @@ def shrunk(
     clones = _clones.setdefault(layer, {})
     if key not in clones:
         clone = type(layer).from_config({**layer.get_config(), **changes})
-        with StatelessScope(initialize_variables=False):
+        with without_values():
             clone(*args, **kwargs)
         clones[key] = clone
     return clones[key]
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Keras variables that are made inside have a shape and a dtype, but never get a value."""
+    name = "uninitialized_variables"
+    waiting = list(global_state.get_global_attribute(name, []) or [])
+    with StatelessScope(initialize_variables=False):
+        yield
+    # Keras would give them values when the next stateless scope ends.
+    global_state.set_global_attribute(name, waiting)
 
 
 def _abstract(value: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions, full_axis, stack_axes, volume
+from keras_soap.operators.activations import unknown_activation, unsplit_axes
 from keras_soap.operators.rule import (
     Dimension,
     DimensionKind,
@@ -25,7 +26,7 @@ class Dense(Rule):
     def refuses(self, attributes, inputs, output):
         if attributes.get("lora_rank") or attributes.get("quantization_config"):
             return "LoRA and quantized layers have other weights"
-        return None
+        return unknown_activation(attributes)
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         names = (*default_names(len(operator.output.shape))[:-1], "units")
@@ -33,7 +34,7 @@ class Dense(Rule):
             operator,
             names,
             {"units": DimensionKind.PARAMETER},
-            skip=(-1,) if normalizes(operator.attributes.get("activation")) else (),
+            skip=unsplit_axes(operator.attributes),
         )
 
     def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
@@ -52,13 +53,3 @@ class Dense(Rule):
     def shrink(self, part: Part) -> dict[str, Any]:
         start, stop = part.output[-1]
         return {"units": stop - start}
-
-
-def normalizes(activation: Any) -> bool:
-    """Whether an activation (as in a layer's config) reduces over the last axis."""
-    if isinstance(activation, dict):
-        activation = activation.get("config") or activation.get("class_name")
-    return activation is not None and (
-        not isinstance(activation, str)
-        or activation in ("softmax", "log_softmax", "glu", "sparsemax")
-    )

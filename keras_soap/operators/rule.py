@@ -145,11 +145,13 @@ class Rule:
         kind: Name of the kind, as in `Operator.kind`.
         layers: Names of the Keras layers (or other Keras operations) that it covers.
         sparse_weights: Positions of weights whose gradients come as rows (`IndexedSlices`).
+        free: Whether it takes no time: a view of what is there already.
     """
 
     kind: ClassVar[str] = ""
     layers: ClassVar[tuple[str, ...]] = ()
     sparse_weights: ClassVar[tuple[int, ...]] = ()
+    free: ClassVar[bool] = False
 
     def refuses(
         self, attributes: dict[str, Any], inputs: Sequence[TensorSpec], output: TensorSpec

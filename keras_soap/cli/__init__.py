@@ -1,0 +1,1 @@
+"""The `keras-soap` command: one module per subcommand, found by `main`."""

@@ -1,0 +1,158 @@
+"""From what a user says to an operator graph, for the commands that plan.
+
+A model is one of:
+
+1. a file of an operator graph (`.textproto` or `.pb`), which needs no TensorFlow;
+2. `module:function`, which returns a Keras model or an `OperatorGraph`; `module` may be a file's
+   name without `.py` in the current folder; the function is called with the batch size if it
+   takes one argument, which an `OperatorGraph` needs;
+3. a `.keras` file;
+4. a name in `keras.applications` such as `resnet50`, in any spelling of it.
+
+A model that is not compiled gets the loss that its last layer suggests.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from keras_soap.cli.quiet import quiet
+from keras_soap.errors import CaptureError
+from keras_soap.graph import proto_io
+from keras_soap.graph.operator_graph import OperatorGraph
+
+
+def load_graph(name: str, batch_size: int, training: bool) -> OperatorGraph:
+    """The operator graph of a model.
+
+    Args:
+        name: See this module's docstring.
+        batch_size: Samples in one step.
+        training: Whether to add targets and losses.
+    """
+    if name.endswith((".textproto", ".pb")):
+        return _check_batch_size(proto_io.load(name), batch_size)
+    if ":" in name:
+        made = _call(name, batch_size)
+        if isinstance(made, OperatorGraph):
+            return _check_batch_size(made, batch_size)
+        return _capture(made, name, batch_size, training)
+    return _capture(_keras_model(name), name, batch_size, training)
+
+
+def _check_batch_size(graph: OperatorGraph, batch_size: int) -> OperatorGraph:
+    if graph.batch_size != batch_size:
+        raise CaptureError(
+            f"Operator graph {graph.name!r} is for batch size {graph.batch_size}, not "
+            f"{batch_size}. Use --batch_size={graph.batch_size}, or capture the model again."
+        )
+    return graph
+
+
+def _call(name: str, batch_size: int) -> Any:
+    module_name, _, function_name = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        with quiet():
+            module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise CaptureError(f"Cannot import {module_name!r} for model {name!r}: {error}.") from error
+    finally:
+        sys.path.pop(0)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise CaptureError(
+            f"Module {module_name!r} has no function {function_name!r}, which model {name!r} asks "
+            "for. Name a function that returns a Keras model."
+        )
+    required = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    with quiet():
+        return function(*[batch_size][: len(required)])
+
+
+def _keras_model(name: str) -> Any:
+    with quiet():
+        import keras
+
+    if name.endswith(".keras"):
+        if not Path(name).is_file():
+            raise CaptureError(f"There is no file {name}.")
+        return keras.models.load_model(name)
+    builders = {
+        _plain(key): value
+        for key, value in vars(keras.applications).items()
+        if callable(value) and not key.startswith("_")
+    }
+    if _plain(name) not in builders:
+        raise CaptureError(
+            f"There is no model {name!r}. Give module:function, a .keras file, a file of an "
+            f"operator graph, or one of keras.applications: {', '.join(sorted(builders))}."
+        )
+    return builders[_plain(name)](weights=None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _capture(model: Any, name: str, batch_size: int, training: bool) -> OperatorGraph:
+    import keras
+
+    from keras_soap.graph.capture import capture
+    from keras_soap.graph.losses import capture_step
+
+    if not isinstance(model, keras.Model):
+        raise CaptureError(
+            f"Model {name!r} is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
+        )
+    if not training:
+        return capture(model, batch_size).graph
+    if not model.compiled:
+        model.compile(loss=keras.tree.map_structure(_suggested_loss, model.output))
+    outputs = keras.tree.map_structure(lambda y: _sized(y, batch_size, y.dtype), model.output)
+    inputs = keras.tree.map_structure(lambda x: _sized(x, batch_size, x.dtype), model.input)
+    targets = _targets(model, outputs)
+    model._symbolic_build(data_batch=(inputs, targets))
+    return capture_step(model, batch_size, targets).model.graph
+
+
+def _suggested_loss(output: Any) -> str:
+    """Softmax at the end: classes. Else a regression."""
+    layer = output._keras_history.operation
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    if activation == "softmax" or type(layer).__name__ == "Softmax":
+        return "sparse_categorical_crossentropy"
+    return "mean_squared_error"
+
+
+def _targets(model: Any, outputs: Any) -> Any:
+    """Symbolic targets: whole numbers without the last axis for sparse losses, else as outputs."""
+    import keras
+
+    flat = keras.tree.flatten(outputs)
+    losses = model.loss
+    if isinstance(losses, dict):
+        losses = [losses.get(name) for name in model.output_names]
+    losses = losses if isinstance(losses, (list, tuple)) else [losses] * len(flat)
+    targets = []
+    for output, loss in zip(flat, losses, strict=False):
+        loss_name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+        if "sparse" in (loss_name or getattr(loss, "__name__", "")):
+            targets.append(keras.KerasTensor(output.shape[:-1], "int32"))
+        else:
+            targets.append(keras.KerasTensor(output.shape, output.dtype))
+    return keras.tree.pack_sequence_as(outputs, targets)
+
+
+def _sized(tensor: Any, batch_size: int, dtype: str) -> Any:
+    import keras
+
+    return keras.KerasTensor((batch_size, *tensor.shape[1:]), dtype)

@@ -1,0 +1,68 @@
+"""What `search` and `simulate` have in common: the problem."""
+
+from absl import flags
+
+from keras_soap.cli.main import UsageError
+from keras_soap.cli.models import load_graph
+from keras_soap.cli.outputs import define_output_flags
+from keras_soap.cli.quiet import quiet
+from keras_soap.costs import proto_io as cost_io
+from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.costs.roofline import Roofline
+from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.resolve import resolve
+
+
+def define_problem_flags(values: flags.FlagValues) -> None:
+    """Flags that say what to plan for, and where results go."""
+    flags.DEFINE_string(
+        "model",
+        None,
+        "The model: module:function, a .keras file, a name in keras.applications, or a file of an "
+        "operator graph.",
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_string(
+        "topology",
+        "local",
+        "The machine: local, a preset such as p100, or a topology file; name:n takes the first n "
+        "devices.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Samples in one step, over all devices together.",
+        lower_bound=1,
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_enum(
+        "mode",
+        "training",
+        ["training", "inference"],
+        "What a step is: training, or inference (forward only).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "File of a cost profile; without it, costs are analytic.",
+        flag_values=values,
+    )
+    define_output_flags(values)
+
+
+def load_problem(
+    values: flags.FlagValues, arguments: list[str]
+) -> tuple[OperatorGraph, DeviceTopology, CostProfile, bool]:
+    """Graph, topology, costs, and whether to train."""
+    if arguments:
+        raise UsageError(f"There is an argument {arguments[0]!r} that belongs to no flag.")
+    with quiet():
+        topology = resolve(values.topology)
+    profile = cost_io.load(values.profile) if values.profile else Roofline()
+    training = values.mode == "training"
+    return load_graph(values.model, values.batch_size, training), topology, profile, training

@@ -1,0 +1,111 @@
+"""Times of operator parts by what they compute: what a profiler fills in, for one model of device.
+
+1. Parts with the same key take the same time; a key has the part's shapes, never its position.
+2. A part that is not listed takes what the roofline says.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_soap.costs.cost_profile import CostSource
+from keras_soap.costs.roofline import Roofline
+from keras_soap.errors import CostError
+from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.region import Regions
+from keras_soap.operators import registry
+from keras_soap.topology.device_topology import Device
+
+
+@dataclass(frozen=True, slots=True)
+class PartTime:
+    """Times of one part.
+
+    Attributes:
+        forward_ns: Mean time of the forward pass.
+        backward_ns: Mean time of the backward pass.
+        relative_spread: Standard deviation of both over their mean.
+        num_runs: Runs that the means are over.
+    """
+
+    forward_ns: int
+    backward_ns: int
+    relative_spread: float = 0.0
+    num_runs: int = 0
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """A `CostProfile` of listed times.
+
+    Attributes:
+        device_model: The model of device that it holds for, as in `Device.model`.
+        entries: Times by `part_keys`.
+        roofline: For what is not listed, and for updates.
+        source: Where the entries come from.
+        created: When it was made, as RFC 3339, or `""`.
+        versions: Of what was measured.
+    """
+
+    device_model: str
+    entries: Mapping[str, PartTime] = field(default_factory=dict, hash=False)
+    roofline: Roofline = field(default_factory=Roofline)
+    source: CostSource = CostSource.MEASURED
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def part_times_ns(
+        self, operator: Operator, regions: Regions, device: Device
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self._check(device)
+        forward, backward = self.roofline.part_times_ns(operator, regions, device)
+        forward, backward = forward.copy(), backward.copy()
+        for part, key in enumerate(part_keys(operator, regions)):
+            time = self.entries.get(key)
+            if time is not None:
+                forward[part], backward[part] = time.forward_ns, time.backward_ns
+        return forward, backward
+
+    def update_time_ns(self, num_bytes: int, device: Device) -> int:
+        self._check(device)
+        return self.roofline.update_time_ns(num_bytes, device)
+
+    def _check(self, device: Device) -> None:
+        if device.model != self.device_model:
+            raise CostError(
+                f"The profile is for devices of model {self.device_model!r}, but {device.name!r} "
+                f"is of model {device.model!r}. Profile that one, or use the analytic costs."
+            )
+
+
+def part_keys(operator: Operator, regions: Regions) -> list[str]:
+    """For each part that makes `regions` what identifies its cost, as compact JSON."""
+    rule = registry.find(operator.kind)
+    inputs = rule.input_regions(operator, regions)
+    weights = rule.weight_regions(operator, regions)
+    dtypes = [
+        [spec.dtype for spec in operator.input_specs],
+        [spec.dtype for spec in operator.output_specs],
+        [spec.dtype for spec in operator.weight_specs],
+    ]
+    return [
+        json.dumps(
+            [
+                operator.kind,
+                [_shape(region[part]) for region in inputs],
+                _shape(regions[part]),
+                [_shape(region[part]) for region in weights],
+                dtypes,
+                dict(operator.attributes),
+            ],
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        for part in range(len(regions))
+    ]
+
+
+def _shape(region: np.ndarray) -> list[int]:
+    return (region[:, 1] - region[:, 0]).tolist()

@@ -1,0 +1,384 @@
+"""Captures the operator graph of a Keras model.
+
+1. Functional and Sequential models are read node by node; nested ones are opened up.
+2. Every call of a layer is an operator; a shared layer makes several, on the same weights.
+3. A softmax or sigmoid that a layer ends with is an operator of its own, so that the layer can be
+   split along it, and a cross-entropy can read the logits, as Keras's own does.
+4. A layer without a rule, or beyond its rule, is split by sample only, if a trial shows that it
+   treats samples independently; else it runs whole on one device.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional
+from keras.src.ops.function import Function
+
+from keras_soap.errors import CaptureError
+from keras_soap.graph.operator_graph import (
+    Operator,
+    OperatorGraph,
+    TensorRef,
+    TensorSpec,
+    WeightSpec,
+)
+from keras_soap.operators import registry
+from keras_soap.operators.computation import without_values
+
+Arguments = Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+_ENDING_IN_ACTIVATION = frozenset({"Dense", "Conv1D", "Conv2D", "Conv3D"})
+_NOT_THE_RULES_BUSINESS = frozenset(
+    "name trainable dtype seed kernel_initializer bias_initializer beta_initializer "
+    "gamma_initializer embeddings_initializer moving_mean_initializer recurrent_initializer "
+    "moving_variance_initializer depthwise_initializer pointwise_initializer".split()
+)
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """An operator graph with the Keras objects that it was made from.
+
+    Attributes:
+        graph: The operators.
+        layers: For each operator the Keras layer or operation (None for inputs).
+        arguments: For each operator what puts flat inputs back into the layer's arguments.
+        variables: For each of `graph.weights` its `keras.Variable`.
+        inputs: Operator numbers of the model's inputs, flat, in Keras's order.
+        outputs: The model's outputs, flat, in Keras's order.
+        output_structure: Nested as the model's outputs, with positions in `outputs` as leaves.
+    """
+
+    graph: OperatorGraph
+    layers: tuple[Any, ...]
+    arguments: tuple[Arguments | None, ...]
+    variables: tuple[keras.Variable, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[TensorRef, ...]
+    output_structure: Any
+
+
+def capture(model: keras.Model, batch_size: int) -> CapturedModel:
+    """The forward operators of `model` on batches of `batch_size` samples.
+
+    Args:
+        model: A built Functional or Sequential model.
+        batch_size: Samples in one step, over all devices together.
+
+    Raises:
+        CaptureError: If the model is not built, or is of another kind, or a shape is unknown.
+    """
+    builder = GraphBuilder(model.name, batch_size)
+    inputs, outputs, structure = builder.add_model(model)
+    return builder.finish(inputs, outputs, structure)
+
+
+class GraphBuilder:
+    """Collects operators; losses are added on top of a model's by `graph.losses`."""
+
+    def __init__(self, name: str, batch_size: int):
+        if batch_size < 1:
+            raise CaptureError(f"batch_size={batch_size} must be 1 or more.")
+        self.name = name
+        self.batch_size = batch_size
+        self.operators: list[Operator] = []
+        self.layers: list[Any] = []
+        self._arguments: list[Arguments | None] = []
+        self._weights: list[WeightSpec] = []
+        self._variables: list[keras.Variable] = []
+        self._weight_numbers: dict[int, int] = {}
+        self._names: set[str] = set()
+
+    def add_model(self, model: keras.Model) -> tuple[list[int], list[TensorRef], Any]:
+        """Adds inputs and all calls; gives inputs, flat outputs and the structure of outputs."""
+        function = _function_of(model)
+        tensors: dict[int, TensorRef] = {}
+        inputs = []
+        for tensor in function.inputs:
+            spec = self._spec(tensor, f"input {tensor.name}")
+            inputs.append(self.add_input(tensor.name, spec))
+            tensors[id(tensor)] = TensorRef(inputs[-1])
+        self._trace(function, tensors, "")
+        outputs = [tensors[id(tensor)] for tensor in function.outputs]
+        structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
+        return inputs, outputs, structure
+
+    def add_input(self, name: str, spec: TensorSpec) -> int:
+        """Adds a tensor that every step brings anew."""
+        return self.add(name, "input", "", [], (spec,), {})
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        layer_name: str,
+        inputs: Sequence[TensorRef],
+        output_specs: tuple[TensorSpec, ...],
+        attributes: dict[str, Any],
+        layer: Any = None,
+        arguments: Arguments | None = None,
+        variables_of: Any = None,
+    ) -> int:
+        """Adds an operator, under a name that is made unique; gives its number.
+
+        Its weights are those of `variables_of`, by default of `layer`.
+        """
+        unique, count = name, 1
+        while unique in self._names:
+            unique, count = f"{name}_{count}", count + 1
+        self._names.add(unique)
+        owner = layer if variables_of is None else variables_of
+        weights = self._weights_of(owner) if isinstance(owner, keras.Layer) else ()
+        self.operators.append(
+            Operator(
+                unique,
+                kind,
+                layer_name,
+                tuple(inputs),
+                tuple(self.operators[ref.operator].output_specs[ref.output] for ref in inputs),
+                output_specs,
+                weights,
+                tuple(self._weights[number] for number in weights),
+                attributes,
+            )
+        )
+        self.layers.append(layer)
+        self._arguments.append(arguments)
+        return len(self.operators) - 1
+
+    def finish(
+        self, inputs: Sequence[int], outputs: Sequence[TensorRef], structure: Any
+    ) -> CapturedModel:
+        graph = OperatorGraph(
+            self.name, self.batch_size, tuple(self.operators), tuple(self._weights)
+        )
+        return CapturedModel(
+            graph,
+            tuple(self.layers),
+            tuple(self._arguments),
+            tuple(self._variables),
+            tuple(inputs),
+            tuple(outputs),
+            structure,
+        )
+
+    def _trace(self, function: Function, tensors: dict[int, TensorRef], prefix: str) -> None:
+        for depth in sorted(function._nodes_by_depth, reverse=True):
+            for node in function._nodes_by_depth[depth]:
+                if node.is_input or any(id(x) not in tensors for x in node.input_tensors):
+                    continue
+                refs = [tensors[id(x)] for x in node.input_tensors]
+                operation = node.operation
+                if isinstance(operation, keras.Model):
+                    inner = _function_of(operation)
+                    if len(inner.inputs) != len(refs):
+                        raise CaptureError(
+                            f"Nested model {operation.name!r} has {len(inner.inputs)} inputs but "
+                            f"is called on {len(refs)}. Call it on one tensor for each input."
+                        )
+                    within = {id(x): ref for x, ref in zip(inner.inputs, refs, strict=True)}
+                    self._trace(inner, within, f"{prefix}{operation.name}/")
+                    outputs = [within[id(x)] for x in inner.outputs]
+                else:
+                    number = self._add_node(node, refs, prefix)
+                    outputs = [TensorRef(number, i) for i in range(len(node.outputs))]
+                tensors.update(zip(map(id, node.outputs), outputs, strict=True))
+
+    def _add_node(self, node: Any, refs: list[TensorRef], prefix: str) -> int:
+        operation = node.operation
+        specs = [self.operators[ref.operator].output_specs[ref.output] for ref in refs]
+        arguments = _argument_filler(node.arguments)
+        symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
+        args, kwargs = arguments(symbols)
+        made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        outputs = tuple(self._spec(x, f"output of {operation.name}") for x in made)
+        layer, activation = _without_activation(operation, args, kwargs)
+        attributes = _attributes(layer, node.arguments)
+        number = self.add(
+            f"{prefix}{operation.name}",
+            _kind(layer, attributes, specs, outputs, arguments),
+            f"{prefix}{operation.name}" if isinstance(operation, keras.Layer) else "",
+            refs,
+            outputs,
+            attributes,
+            layer,
+            arguments,
+            operation,
+        )
+        if activation is None:
+            return number
+        kind = registry.kind_of_layer("Activation")
+        assert kind is not None
+        return self.add(
+            f"{prefix}{operation.name}/{activation.name}",
+            kind,
+            "",
+            [TensorRef(number)],
+            outputs,
+            {"activation": activation.name},
+            activation,
+            lambda inputs: (tuple(inputs), {}),
+        )
+
+    def _spec(self, tensor: Any, what: str) -> TensorSpec:
+        shape = list(tensor.shape)
+        if shape and shape[0] is None:
+            shape[0] = self.batch_size
+        if any(size is None for size in shape):
+            raise CaptureError(
+                f"The {what} has shape {tuple(tensor.shape)}. Only the batch dimension may be "
+                "unknown: give the model's inputs fixed shapes."
+            )
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return TensorSpec(tuple(int(size) for size in shape), dtype)
+
+    def _weights_of(self, layer: keras.Layer) -> tuple[int, ...]:
+        trainable = layer.trainable_variables
+        numbers = []
+        for variable in [*trainable, *layer.non_trainable_variables]:
+            if id(variable) not in self._weight_numbers:
+                self._weight_numbers[id(variable)] = len(self._weights)
+                self._variables.append(variable)
+                self._weights.append(
+                    WeightSpec(
+                        variable.path,
+                        layer.name,
+                        tuple(variable.shape),
+                        keras.backend.standardize_dtype(variable.dtype),
+                        any(variable is v for v in trainable),
+                    )
+                )
+            numbers.append(self._weight_numbers[id(variable)])
+        return tuple(numbers)
+
+
+def _function_of(model: keras.Model) -> Function:
+    """The Keras graph of a Functional or Sequential model."""
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise CaptureError(
+                f"Model {model.name!r} is not built, so its shapes are unknown. Start it with a "
+                "keras.Input layer, or call model.build(input_shape)."
+            )
+        model = model._functional
+    if not isinstance(model, Functional):
+        raise CaptureError(
+            f"Model {model.name!r} is a {type(model).__name__}, a subclassed model, whose layers "
+            "cannot be read off. Write it as a Functional or Sequential model."
+        )
+    if type(model).call is not Functional.call:
+        raise CaptureError(
+            f"Model {model.name!r} is a {type(model).__name__} that overrides call(), which its "
+            "graph does not show. Use a plain Functional model."
+        )
+    return model
+
+
+def _without_activation(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, keras.layers.Activation | None]:
+    """A layer without the softmax or sigmoid that it ends with, and that as a layer of its own."""
+    ending = getattr(operation, "activation", None)
+    if type(operation).__name__ not in _ENDING_IN_ACTIVATION or ending not in (
+        keras.activations.softmax,
+        keras.activations.sigmoid,
+    ):
+        return operation, None
+    bare = type(operation).from_config({**operation.get_config(), "activation": None})
+    with without_values():
+        bare(*args, **kwargs)
+    policy = operation.dtype_policy
+    return bare, keras.layers.Activation(ending, name=ending.__name__, dtype=policy)
+
+
+def _argument_filler(arguments: Any) -> Arguments:
+    keys = [id(tensor) for tensor in arguments.keras_tensors]
+
+    def fill(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = arguments.fill_in(dict(zip(keys, inputs, strict=True)))
+        return tuple(args), kwargs
+
+    return fill
+
+
+def _attributes(operation: Any, arguments: Any) -> dict[str, Any]:
+    try:
+        config = operation.get_config()
+    except (NotImplementedError, TypeError, ValueError):
+        config = {}
+    kept = {key: value for key, value in config.items() if key not in _NOT_THE_RULES_BUSINESS}
+    if isinstance(operation, keras.Layer):
+        kept["trainable"] = operation.trainable
+    constants = [x for x in arguments._flat_arguments if not isinstance(x, keras.KerasTensor)]
+    if constants:
+        kept["call"] = [x if isinstance(x, (int, float, str, bool)) else str(x) for x in constants]
+    return json.loads(json.dumps(kept, default=_word))
+
+
+def _word(value: Any) -> str:
+    return getattr(value, "__name__", None) or type(value).__name__
+
+
+def _kind(
+    operation: Any,
+    attributes: dict[str, Any],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    arguments: Arguments,
+) -> str:
+    if type(operation).__module__.split(".")[0] == "keras":
+        kind = registry.kind_of_layer(type(operation).__name__)
+        if kind and len(outputs) == 1:
+            if registry.find(kind).refuses(attributes, inputs, outputs[0]) is None:
+                return kind
+    return "samplewise" if treats_samples_alone(operation, inputs, outputs, arguments) else "whole"
+
+
+def treats_samples_alone(
+    operation: Any,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    arguments: Arguments,
+) -> bool:
+    """Whether halves of a random batch give the halves of what the batch gives, in training."""
+    batch = inputs[0].shape[:1] if inputs else ()
+    if not batch or any(spec.shape[:1] != batch for spec in (*inputs, *outputs)):
+        return False
+    random = np.random.default_rng(0)
+    values = [_random_value(random, spec, 4) for spec in inputs]
+
+    def run(part: slice) -> list[np.ndarray]:
+        args, kwargs = arguments([keras.ops.convert_to_tensor(value[part]) for value in values])
+        if not isinstance(operation, keras.Layer):
+            made = operation(*args, **kwargs)
+        else:
+            if operation._call_has_training_arg:
+                kwargs = {**kwargs, "training": True}
+            trainable, rest = operation.trainable_variables, operation.non_trainable_variables
+            made, _ = operation.stateless_call(
+                [v.value for v in trainable], [v.value for v in rest], *args, **kwargs
+            )
+        return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
+
+    try:
+        together, halves = run(slice(0, 4)), [run(slice(0, 2)), run(slice(2, 4))]
+    except Exception:  # noqa: BLE001 - whatever a layer says to a trial, it cannot be split
+        return False
+    return all(
+        whole.shape[:1] == (4,)
+        and np.allclose(whole, np.concatenate(parts), rtol=1e-4, atol=1e-5, equal_nan=True)
+        for whole, *parts in zip(together, *halves, strict=True)
+    )
+
+
+def _random_value(random: np.random.Generator, spec: TensorSpec, batch: int) -> np.ndarray:
+    shape = (batch, *spec.shape[1:])
+    if spec.is_floating:
+        return random.normal(size=shape).astype(
+            "float32" if spec.dtype == "bfloat16" else spec.dtype
+        )
+    return random.integers(0, 2, size=shape).astype(spec.dtype)

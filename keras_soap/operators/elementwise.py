@@ -1,0 +1,170 @@
+"""Operators that work element by element: the batch (S) and every other axis (A) are split."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.region import Regions, broadcast_regions, volume
+from keras_soap.operators.activations import unknown_activation, unsplit_axes
+from keras_soap.operators.rule import (
+    Dimension,
+    Part,
+    PartCall,
+    PartResult,
+    Rule,
+    axis_dimensions,
+)
+
+_OPERATIONS = (  # noqa: SIM905
+    # keras.ops.numpy, of one tensor
+    "Absolute Abs Fabs Negative Reciprocal Square Sqrt Cbrt Exp Exp2 Expm1 Log Log10 Log1p Log2 "
+    "Sin Cos Tan Sinh Cosh Tanh Arcsin Arccos Arctan Arcsinh Arccosh Arctanh Sinc Deg2rad Rad2deg "
+    "Sign Signbit Ceil Floor Trunc Round Clip Copy NanToNum OnesLike ZerosLike LogicalNot "
+    "BitwiseNot BitwiseInvert Isfinite Isinf Isnan Isneginf Isposinf "
+    # of several
+    "Divide DivideNoNan TrueDivide FloorDivide Mod Fmod Power Hypot Arctan2 Logaddexp Logaddexp2 "
+    "Fmax Fmin Heaviside Equal NotEqual Greater GreaterEqual Less LessEqual Isclose LogicalAnd "
+    "LogicalOr LogicalXor BitwiseAnd BitwiseOr BitwiseXor Where "
+    # keras.ops.nn
+    "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
+    "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
+    "Threshold "
+    # keras.ops.math and core
+    "Rsqrt Erf Erfc Erfinv Cast StopGradient"
+).split()
+
+
+class Elementwise(Rule):
+    """Layers without weights, and operations of `keras.ops`, broadcasting as NumPy does."""
+
+    kind = "elementwise"
+    layers = ("ReLU", "LeakyReLU", "ELU", *_OPERATIONS)
+
+    def compute(self, call: PartCall) -> PartResult:
+        return super().compute(with_sliced_constants(call))
+
+
+def with_sliced_constants(call: PartCall) -> PartCall:
+    """The call, with array constants among its arguments cut to the part as inputs are."""
+    import keras
+
+    def arguments(inputs):
+        args, kwargs = call.arguments(inputs)
+        theirs = {id(tensor) for tensor in inputs}
+
+        def cut(value):
+            if id(value) in theirs or not hasattr(value, "shape"):
+                return value
+            return _cut(value, call.part)
+
+        return keras.tree.map_structure(cut, (args, kwargs))
+
+    return dataclasses.replace(call, arguments=arguments)
+
+
+def _cut(constant: Any, part: Part) -> Any:
+    """What the part needs of a constant that broadcasts to the whole output."""
+    output = np.array([part.output], np.int64)
+    (region,) = broadcast_regions(output, tuple(constant.shape)).tolist()
+    return constant[tuple(slice(*range_) for range_ in region)]
+
+
+class Identity(Rule):
+    """Identity: a view of its input."""
+
+    kind = "identity"
+    layers = ("Identity",)
+    free = True
+
+    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
+        return np.zeros(len(regions))
+
+    def compute(self, call: PartCall) -> PartResult:
+        return PartResult(tuple(call.inputs))
+
+
+class Activation(Rule):
+    """Activation layers; what the activation normalizes over stays whole."""
+
+    kind = "activation"
+    layers = ("Activation",)
+
+    def refuses(self, attributes, inputs, output):
+        return unknown_activation(attributes)
+
+    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
+        return axis_dimensions(operator, skip=unsplit_axes(operator.attributes))
+
+
+class Normalizing(Rule):
+    """Softmax and its like: axes that are normalized over stay whole."""
+
+    kind = "softmax"
+    layers = ("Softmax", "LogSoftmax", "Sparsemax", "UnitNormalization")
+
+    def refuses(self, attributes, inputs, output):
+        if attributes.get("axis", -1) is None:
+            return "it normalizes over all axes"
+        return None
+
+    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
+        axis = operator.attributes.get("axis", -1)
+        return axis_dimensions(operator, skip=axis if isinstance(axis, list) else (axis,))
+
+    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
+        # A maximum, a difference, an exponential (about 8), a sum and a quotient.
+        return 12.0 * volume(regions)
+
+
+class PReLU(Rule):
+    """PReLU: its slopes are cut as its input is, but for the axes that share them."""
+
+    kind = "prelu"
+    layers = ("PReLU",)
+
+    def weight_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
+        return [broadcast_regions(regions, spec.shape) for spec in operator.weight_specs]
+
+    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
+        return 4.0 * volume(regions)
+
+    def shrink(self, part: Part) -> dict[str, Any]:
+        return {"shared_axes": part.operator.attributes.get("shared_axes")}
+
+
+class Rescaling(Rule):
+    """Rescaling by numbers."""
+
+    kind = "rescaling"
+    layers = ("Rescaling",)
+
+    def refuses(self, attributes, inputs, output):
+        if not all(isinstance(attributes.get(x), (int, float)) for x in ("scale", "offset")):
+            return "its scale or offset is an array"
+        return None
+
+    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
+        return 2.0 * volume(regions)
+
+
+class Normalization(Rule):
+    """Normalization by constants, which the layer holds ready in a shape that broadcasts."""
+
+    kind = "constant_normalization"
+    layers = ("Normalization",)
+
+    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
+        return 2.0 * volume(regions)
+
+    def compute(self, call: PartCall) -> PartResult:
+        from keras import config, ops
+
+        layer, (tensor,) = call.layer, call.inputs
+        tensor = ops.cast(tensor, layer.compute_dtype)
+        mean, variance = _cut(layer.mean, call.part), _cut(layer.variance, call.part)
+        deviation = ops.maximum(ops.sqrt(variance), config.epsilon())
+        if layer.invert:
+            return PartResult((mean + tensor * deviation,))
+        return PartResult(((tensor - mean) / deviation,))

@@ -1,0 +1,60 @@
+"""DTensor meshes and layouts of configurations: where every shard of a tensor lives.
+
+The mesh of a configuration has one axis for each dimension of its operator, named like it, as long
+as its degree. A tensor axis that is split along a dimension is sharded over that mesh axis; mesh
+axes that a tensor knows nothing of hold copies of it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tensorflow.experimental import dtensor
+
+from keras_soap.graph.region import Regions
+from keras_soap.operators.rule import Dimension
+from keras_soap.strategy.parallel_config import ParallelConfig
+
+
+def mesh(
+    dimensions: Sequence[Dimension], config: ParallelConfig, device_names: Sequence[str]
+) -> dtensor.Mesh:
+    """The mesh of `config`: its devices, in the order of its parts."""
+    axes = [(d.name, degree) for d, degree in zip(dimensions, config.degrees, strict=True)]
+    devices = [device_names[device] for device in config.devices]
+    return dtensor.create_mesh(axes or [("whole", 1)], devices=devices)
+
+
+def output_layout(
+    on: dtensor.Mesh, dimensions: Sequence[Dimension], config: ParallelConfig, rank: int, output=0
+) -> dtensor.Layout:
+    """Layout of an operator's output."""
+    axes = [dtensor.UNSHARDED] * rank
+    for dimension, degree in zip(dimensions, config.degrees, strict=True):
+        if degree > 1:
+            axes[dimension.axes[output]] = dimension.name
+    return dtensor.Layout(axes, on)
+
+
+def weight_layout(
+    on: dtensor.Mesh, dimensions: Sequence[Dimension], config: ParallelConfig, regions: Regions
+) -> dtensor.Layout:
+    """Layout of a weight of which part `p` holds `regions[p]`.
+
+    Args:
+        on: The mesh of `config`.
+        dimensions: Of the operator.
+        config: Its configuration.
+        regions: int64 (parts, rank, 2), as in `tasks.lowering.WeightBlock`.
+    """
+    indices = config.part_indices()
+    axes = []
+    for axis in range(regions.shape[1]):
+        start = regions[:, axis, 0]
+        name = dtensor.UNSHARDED
+        for column, dimension in enumerate(dimensions):
+            if len(np.unique(start)) > 1 and np.array_equal(
+                start, indices[:, column] * (regions[0, axis, 1] - regions[0, axis, 0])
+            ):
+                name = dimension.name
+        axes.append(name)
+    return dtensor.Layout(axes, on)

@@ -1,0 +1,59 @@
+"""Cuts tensors into regions, and puts regions together."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+Range = tuple[int, int]
+Region = tuple[Range, ...]
+
+
+def cut(tensor: tf.Tensor, has: Region, wanted: Region) -> tf.Tensor:
+    """The region `wanted` of a tensor that holds the region `has`. The tensor itself if equal."""
+    if has == wanted:
+        return tensor
+    begin = [start - origin for (start, _), (origin, _) in zip(wanted, has, strict=True)]
+    size = [stop - start for start, stop in wanted]
+    return tf.slice(tensor, begin, size)
+
+
+def assemble(pieces: Sequence[tuple[Region, tf.Tensor]]) -> tf.Tensor:
+    """The tensor that `pieces` tile as a grid."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    rank = len(pieces[0][0])
+    axis = next(a for a in range(rank) if len({region[a] for region, _ in pieces}) > 1)
+    slabs: dict[Range, list[tuple[Region, tf.Tensor]]] = {}
+    for region, tensor in pieces:
+        slabs.setdefault(region[axis], []).append((region, tensor))
+    return tf.concat([assemble(slabs[key]) for key in sorted(slabs)], axis)
+
+
+def accumulate(pieces: Sequence[tuple[Region, tf.Tensor]], whole: Region) -> tf.Tensor:
+    """The sum of `pieces`, each placed at its region of `whole`, zeros elsewhere.
+
+    Pieces that tile `whole` as a grid are joined; only others, such as the overlapping halos of a
+    convolution, cost a padding and an addition each.
+    """
+    if tiles([region for region, _ in pieces], whole):
+        return assemble(pieces)
+    padded = []
+    for region, tensor in pieces:
+        margins = [
+            (start - first, last - stop)
+            for (start, stop), (first, last) in zip(region, whole, strict=True)
+        ]
+        padded.append(tf.pad(tensor, margins) if any(map(any, margins)) else tensor)
+    return tf.add_n(padded) if len(padded) > 1 else padded[0]
+
+
+def tiles(regions: Sequence[Region], whole: Region) -> bool:
+    """Whether `regions` are the cells of a grid over `whole`, each once."""
+    ranges = [sorted({region[axis] for region in regions}) for axis in range(len(whole))]
+    cells = 1
+    for axis, found in enumerate(ranges):
+        cells *= len(found)
+        edges = [whole[axis][0], *(stop for _, stop in found)]
+        if [start for start, _ in found] != edges[:-1] or edges[-1] != whole[axis][1]:
+            return False
+    return cells == len(regions) == len(set(regions))

@@ -1,0 +1,218 @@
+"""Variables of a model and its optimizer, sharded as DVariables while a strategy trains.
+
+The user's `keras.Variable`s stay what they are: reading one gathers it from its shards if a step
+has changed them since; writing one sends it to its shards before the next step. So callbacks may
+read, save or set weights at any time, and nobody pays for it who does not.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+from tensorflow.python.ops import handle_data_util
+from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+
+from keras_soap.operators.computation import without_values
+from keras_soap.runtime.pieces import Region, assemble, cut
+
+
+class ShardedVariable:
+    """A `keras.Variable` whose value lives on several devices, as the shards of a `DVariable`.
+
+    Args:
+        variable: The user's variable, with its value.
+        layout: Of the DVariable.
+        devices: Names of the devices, in the order of the layout's mesh.
+        regions: For each device the region that it holds.
+    """
+
+    def __init__(
+        self,
+        variable: keras.Variable,
+        layout: dtensor.Layout,
+        devices: Sequence[str],
+        regions: Sequence[Region],
+    ):
+        self.variable = variable
+        self.original = variable._value
+        self.layout = layout
+        self.devices = tuple(devices)
+        self.regions = tuple(regions)
+        self.store: ShardStore | None = None
+        self.version = 0
+        self.is_written = False
+        self.dvariable = dtensor.DVariable(
+            dtensor.pack(self._cut(self.original.read_value()), layout)
+        )
+        self._handles = dtensor.unpack(self.dvariable.handle)
+        self._on_device = {
+            device: shard_variable(variable, handle, region)
+            for device, handle, region in zip(devices, self._handles, regions, strict=True)
+        }
+
+    def on(self, device: str) -> keras.Variable:
+        """The shard on `device`, as a `keras.Variable` of its own."""
+        return self._on_device[device]
+
+    def region(self, device: str) -> Region:
+        """The region of the shard on `device`."""
+        return self.regions[self.devices.index(device)]
+
+    def gather(self) -> None:
+        """Brings the user's variable up to date."""
+        if self.store is not None and self.version != self.store.version:
+            self.version = self.store.version
+            pieces = {
+                region: self._on_device[device].value.read_value()
+                for device, region in reversed(list(zip(self.devices, self.regions, strict=True)))
+            }
+            with tf.device(self.original.device):
+                self.original.assign(
+                    assemble([(region, tf.identity(piece)) for region, piece in pieces.items()])
+                )
+
+    def scatter(self) -> None:
+        """Brings the shards up to date after the user wrote the variable."""
+        self.is_written = False
+        pieces = self._cut(self.original.read_value())
+        for device, piece in zip(self.devices, pieces, strict=True):
+            with tf.device(device):
+                self._on_device[device].value.assign(piece)
+
+    def _cut(self, value: tf.Tensor) -> list[tf.Tensor]:
+        whole = tuple((0, int(size)) for size in value.shape)
+        pieces = []
+        for device, region in zip(self.devices, self.regions, strict=True):
+            piece = cut(value, whole, region)
+            with tf.device(device):
+                pieces.append(tf.identity(piece))
+        return pieces
+
+
+class GatheredVariable(BaseResourceVariable):
+    """Stands in for a user's variable: up to date when read, and noticed when written."""
+
+    def __init__(self, sharded: ShardedVariable):
+        original = sharded.original
+        self._sharded = sharded
+        super().__init__(
+            trainable=original.trainable,
+            shape=original.shape,
+            dtype=original.dtype,
+            handle=original.handle,
+            handle_name=original._handle_name,
+            unique_id=original._unique_id,
+            in_graph_mode=False,
+        )
+
+    @property
+    def handle(self):
+        if tf.executing_eagerly():
+            self._sharded.gather()
+        return self._handle
+
+
+def _writing(name: str) -> Any:
+    method = getattr(BaseResourceVariable, name)
+
+    def write(self: GatheredVariable, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        self._sharded.is_written = True
+        self._sharded.store.written = True
+        return result
+
+    return write
+
+
+for _name in ("assign", "assign_add", "assign_sub", "scatter_update", "scatter_add", "scatter_sub"):
+    setattr(GatheredVariable, _name, _writing(_name))
+
+
+class ShardStore:
+    """All sharded variables of a training run."""
+
+    def __init__(self) -> None:
+        self.sharded: list[ShardedVariable] = []
+        self.written = False
+        self.version = 0
+        self._by_variable: dict[int, ShardedVariable] = {}
+
+    def add(self, sharded: ShardedVariable) -> ShardedVariable:
+        """Takes over a variable: from now on the user sees a `GatheredVariable` of its shards."""
+        sharded.store, sharded.version = self, self.version
+        self.sharded.append(sharded)
+        self._by_variable[id(sharded.variable)] = sharded
+        sharded.variable._value = GatheredVariable(sharded)
+        return sharded
+
+    def __getitem__(self, variable: keras.Variable) -> ShardedVariable:
+        return self._by_variable[id(variable)]
+
+    def __contains__(self, variable: keras.Variable) -> bool:
+        return id(variable) in self._by_variable
+
+    def before_step(self) -> None:
+        """Sends what the user wrote to the shards."""
+        if self.written:
+            self.written = False
+            for sharded in self.sharded:
+                if sharded.is_written:
+                    sharded.scatter()
+
+    def after_step(self) -> None:
+        """Notes that the shards are newer than what the user sees."""
+        self.version += 1
+
+    def gather(self) -> None:
+        """Brings all of the user's variables up to date."""
+        for sharded in self.sharded:
+            sharded.gather()
+
+    def release(self) -> None:
+        """Gathers everything and gives the user's variables back."""
+        self.gather()
+        for sharded in self.sharded:
+            sharded.variable._value = sharded.original
+
+
+def shard_variable(like: keras.Variable, handle: tf.Tensor, region: Region) -> keras.Variable:
+    """A `keras.Variable` over a resource, with the name, path and settings of `like`."""
+    shape = tuple(stop - start for start, stop in region)
+    with without_values():
+        variable = keras.Variable(
+            "zeros", shape=shape, dtype=like.dtype, trainable=like.trainable, name=like.name
+        )
+    dtype = tf.as_dtype(like.dtype)
+    handle = _local_handle(handle, shape, dtype)
+    variable._path = like.path
+    variable.constraint = like.constraint
+    with tf.device(handle.device):
+        variable._value = BaseResourceVariable(
+            trainable=like.trainable,
+            shape=shape,
+            dtype=dtype,
+            handle=handle,
+            handle_name=like.name,
+            unique_id=f"{like.name}_{id(variable)}",
+            in_graph_mode=False,
+        )
+    return variable
+
+
+def _local_handle(handle: tf.Tensor, shape: Sequence[int], dtype: tf.DType) -> tf.Tensor:
+    """A handle to the same resource that knows the shape of the shard.
+
+    The handle that DTensor unpacks says the shape of the whole variable, and graph optimisation
+    believes it: it would fold that shape into gradients, whose kernels then fail.
+    """
+    named = re.search(r'name="([^"]*)", .*container="([^"]*)"', str(handle))
+    assert named, f"no name in {handle}"
+    with tf.device(handle.device):
+        local = tf.raw_ops.VarHandleOp(
+            dtype=dtype, shape=shape, shared_name=named.group(1), container=named.group(2)
+        )
+    local._handle_data = handle_data_util.create_handle_data(tf.TensorShape(shape), dtype)
+    return local

@@ -1,0 +1,332 @@
+"""Traces one step of a strategy: every task of the task graph, each under its own device.
+
+The order and the facts are those of `tasks.build`, read from the same `Lowering`:
+
+1. forward: each part reads its input regions from the parts that make them, cut where they are
+   made and moved to where they are read;
+2. backward: each part has a tape of its own, differentiated under its own device (one tape over
+   several devices would put all gradients on the first), and sends gradients back along the same
+   overlaps;
+3. gradients of weights are reduced over the devices that hold the same region, and the user's own
+   optimizer updates each shard.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from keras_soap.graph.capture import CapturedModel
+from keras_soap.graph.operator_graph import Edge
+from keras_soap.operators import registry
+from keras_soap.operators.rule import Part, PartCall
+from keras_soap.runtime import collectives
+from keras_soap.runtime.pieces import Region, accumulate, assemble, cut
+from keras_soap.runtime.shards import ShardStore
+from keras_soap.strategy.strategy import Strategy
+from keras_soap.tasks.lowering import Lowering
+
+
+@dataclass
+class _PartTrace:
+    """What the forward pass of a part leaves for its backward pass."""
+
+    tape: tf.GradientTape
+    inputs: list[tf.Tensor | None]
+    weights: list[tf.Tensor]
+    combined: list[tf.Tensor]
+    contributions: list[tf.Tensor]
+    outputs: tuple[tf.Tensor, ...]
+
+
+class StepTracer:
+    """Traces forward and backward tasks of one captured model under one strategy.
+
+    Args:
+        captured: The model; with losses for a backward pass.
+        lowering: Of its graph.
+        strategy: A configuration for each operator.
+        device_names: TensorFlow's names of the topology's devices.
+        store: The sharded variables.
+        training: Whether layers run in training mode, with gradients.
+    """
+
+    def __init__(
+        self,
+        captured: CapturedModel,
+        lowering: Lowering,
+        strategy: Strategy,
+        device_names: Sequence[str],
+        store: ShardStore,
+        training: bool,
+    ):
+        self.captured = captured
+        self.graph = captured.graph
+        self.lowering = lowering
+        self.configs = strategy.configs
+        self.device_names = device_names
+        self.store = store
+        self.training = training
+        self.parts: list[tuple[Part, ...]] = [
+            lowering.parts(number, config.degrees) for number, config in enumerate(self.configs)
+        ]
+        self.traces: list[list[_PartTrace]] = []
+        self.updates: dict[int, dict[str, tf.Tensor]] = {}
+        self.weight_gradients: dict[int, dict[str, list[Any]]] = {}
+        self._overlaps_of: dict[int, list[list[tuple[int, Region]]]] = {}
+        self._arriving: dict[tuple[int, int], list[list[tuple[Region, tf.Tensor]]]] = {}
+
+    def devices(self, number: int) -> list[str]:
+        """Names of the devices of an operator's parts."""
+        return [self.device_names[device] for device in self.configs[number].devices]
+
+    def forward(self, fed: dict[int, tf.Tensor]) -> None:
+        """Traces all forward tasks.
+
+        Args:
+            fed: For each input operator its tensor, whole.
+        """
+        for number, operator in enumerate(self.graph.operators):
+            with tf.name_scope(_scope(operator.name)):
+                if operator.kind == "input":
+                    self.traces.append(self._feed(number, fed[number]))
+                else:
+                    self.traces.append(self._forward(number))
+
+    def _feed(self, number: int, tensor: tf.Tensor) -> list[_PartTrace]:
+        traces = []
+        whole = tuple((0, size) for size in self.graph.operators[number].output.shape)
+        for part, device in zip(self.parts[number], self.devices(number), strict=True):
+            with tf.name_scope("feed"):
+                piece = collectives.move(cut(tensor, whole, part.output), device)
+            traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
+        return traces
+
+    def _forward(self, number: int) -> list[_PartTrace]:
+        operator = self.graph.operators[number]
+        rule = registry.find(operator.kind)
+        devices = self.devices(number)
+        arriving = [self._inputs(number, part) for part in range(len(devices))]
+        traces, calls = [], []
+        for part, device, inputs in zip(self.parts[number], devices, arriving, strict=True):
+            with tf.device(device):
+                weights = [self._read(w, device) for w in operator.weights]
+            tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+            trace = _PartTrace(tape, inputs, weights, [], [], ())
+            traces.append(trace)
+            calls.append(
+                PartCall(
+                    part,
+                    self.captured.layers[number],
+                    self.captured.arguments[number] or _no_arguments,
+                    trace.inputs,
+                    trace.weights,
+                    trace.combined,
+                    self.training,
+                )
+            )
+        block = self.lowering.operator(number, self.configs[number].degrees)
+        for stage, combine in enumerate(block.combines if self.training else ()):
+            for trace, call, device in zip(traces, calls, devices, strict=True):
+                with tf.device(device), trace.tape:
+                    self._watch(trace)
+                    trace.contributions.append(rule.contribute(call, stage))
+            contributions = [trace.contributions[stage] for trace in traces]
+            reduced = self._over_groups(
+                combine.group, contributions, devices, combine.combine.reduction
+            )
+            for trace, value in zip(traces, reduced, strict=True):
+                trace.combined.append(value)
+        for trace, call, device in zip(traces, calls, devices, strict=True):
+            with tf.device(device), trace.tape:
+                self._watch(trace)
+                result = rule.compute(call)
+            trace.outputs = result.outputs
+            for position, value in result.updates.items():
+                self.updates.setdefault(operator.weights[position], {})[device] = value
+        return traces
+
+    def _watch(self, trace: _PartTrace) -> None:
+        for tensor in (*trace.inputs, *trace.weights, *trace.combined):
+            if tensor is not None and tensor.dtype.is_floating:
+                trace.tape.watch(tensor)
+
+    def _read(self, weight: int, device: str) -> tf.Tensor:
+        return self.store[self.captured.variables[weight]].on(device).value.read_value()
+
+    def _inputs(self, number: int, part: int) -> list[tf.Tensor | None]:
+        """The input regions of a part, on its device; None where it reads nothing."""
+        device = self.devices(number)[part]
+        result: list[tf.Tensor | None] = []
+        for edge in self.graph.in_edges[number]:
+            pieces = []
+            for producer, region in self._overlaps(edge)[part]:
+                trace = self.traces[edge.producer.operator][producer]
+                source = self.devices(edge.producer.operator)[producer]
+                with tf.device(source):
+                    output = trace.outputs[edge.producer.output]
+                    piece = cut(output, self._made(edge, producer), region)
+                if source != device:
+                    with tf.name_scope("transfer"):
+                        piece = collectives.move(piece, device)
+                pieces.append((region, piece))
+            with tf.device(device):
+                result.append(assemble(pieces) if pieces else None)
+        return result
+
+    def _made(self, edge: Edge, producer: int) -> Region:
+        """The region of the tensor on `edge` that part `producer` makes."""
+        degrees = self.configs[edge.producer.operator].degrees
+        block = self.lowering.operator(edge.producer.operator, degrees)
+        return _ranges(block.outputs[edge.producer.output][producer])
+
+    def _overlaps(self, edge: Edge) -> list[list[tuple[int, Region]]]:
+        """For each part of the consumer the producer's parts that it reads, and which regions."""
+        if edge.index not in self._overlaps_of:
+            consumer = self.configs[edge.consumer]
+            producer = self.configs[edge.producer.operator]
+            found = self.lowering.edge(edge, producer.degrees, consumer.degrees)
+            by_consumer: list[list[tuple[int, Region]]] = [[] for _ in consumer.devices]
+            for p, c, region in zip(found.producer, found.consumer, found.regions, strict=True):
+                by_consumer[c].append((int(p), _ranges(region)))
+            self._overlaps_of[edge.index] = by_consumer
+        return self._overlaps_of[edge.index]
+
+    def _over_groups(
+        self, group: Any, tensors: Sequence[tf.Tensor], devices: Sequence[str], reduction: str
+    ) -> list[tf.Tensor]:
+        """Reduces within each group of parts; gives each part its group's value."""
+        result: list[tf.Tensor] = list(tensors)
+        with tf.name_scope("combine"):
+            for number in range(int(group.max()) + 1):
+                members = self._in_device_order(
+                    [part for part in range(len(devices)) if group[part] == number], devices
+                )
+                reduced = collectives.reduce(
+                    [tensors[part] for part in members],
+                    [devices[part] for part in members],
+                    reduction,
+                )
+                for part, value in zip(members, reduced, strict=True):
+                    result[part] = value
+        return result
+
+    def _in_device_order(self, parts: list[int], devices: Sequence[str]) -> list[int]:
+        return sorted(parts, key=lambda part: self.device_names.index(devices[part]))
+
+    def backward(self) -> None:
+        """Traces all backward tasks; leaves `weight_gradients` by weight and device."""
+        for number in reversed(range(len(self.graph.operators))):
+            if self.graph.has_backward[number]:
+                with tf.name_scope(_scope(self.graph.operators[number].name) + "/backward"):
+                    self._backward(number)
+
+    def _backward(self, number: int) -> None:
+        operator = self.graph.operators[number]
+        devices = self.devices(number)
+        traces = self.traces[number]
+        block = self.lowering.operator(number, self.configs[number].degrees)
+        gradients: list[list[Any]] = []
+        for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
+            with tf.device(device):
+                arrived = self._arrived(number, part, trace)
+                sources = self._sources(trace)
+                gradients.append(
+                    trace.tape.gradient(list(trace.outputs), sources, output_gradients=arrived)
+                )
+        for stage in reversed(range(len(traces[0].combined))):
+            if block.combines[stage].combine.reduction == "sum":
+                self._combine_gradients(number, stage, gradients, block)
+        for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
+            of_inputs = gradients[part][: len(trace.inputs)]
+            of_weights = gradients[part][len(trace.inputs) :]
+            for weight, gradient in zip(operator.weights, of_weights, strict=False):
+                if gradient is not None and self.graph.weights[weight].trainable:
+                    by_device = self.weight_gradients.setdefault(weight, {})
+                    by_device.setdefault(device, []).append(gradient)
+            self._send_back(number, part, of_inputs, device)
+
+    def _sources(self, trace: _PartTrace) -> list[tf.Tensor]:
+        """What a part differentiates for; a read of nothing is given a constant instead."""
+        empty = tf.constant(0.0)
+        inputs = [empty if tensor is None else tensor for tensor in trace.inputs]
+        return [*inputs, *trace.weights, *trace.combined]
+
+    def _arrived(self, number: int, part: int, trace: _PartTrace) -> list[tf.Tensor]:
+        """Sum of the gradients that arrived for each output; a loss starts from its weight."""
+        if self.graph.operators[number].kind == "loss":
+            return [tf.constant(self.captured.layers[number].weight, trace.outputs[0].dtype)]
+        arriving = self._arriving.pop((number, part), [[] for _ in trace.outputs])
+        block = self.lowering.operator(number, self.configs[number].degrees)
+        result: list[tf.Tensor] = []
+        for output, pieces in enumerate(arriving):
+            if pieces:
+                result.append(accumulate(pieces, _ranges(block.outputs[output][part])))
+            else:
+                result.append(tf.zeros_like(trace.outputs[output]))
+        return result
+
+    def _combine_gradients(self, number: int, stage: int, gradients: list, block: Any) -> None:
+        """Sums the gradient of a combined value over its group, and takes it on from there."""
+        devices = self.devices(number)
+        traces = self.traces[number]
+        position = len(traces[0].inputs) + len(traces[0].weights) + stage
+        of_combined = []
+        for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
+            with tf.device(device):
+                gradient = gradients[part][position]
+                of_combined.append(
+                    tf.zeros_like(trace.combined[stage]) if gradient is None else gradient
+                )
+        reduced = self._over_groups(block.combines[stage].group, of_combined, devices, "sum")
+        for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
+            with tf.device(device):
+                more = trace.tape.gradient(
+                    trace.contributions[stage],
+                    self._sources(trace),
+                    output_gradients=reduced[part],
+                )
+                gradients[part] = [_add(a, b) for a, b in zip(gradients[part], more, strict=True)]
+
+    def _send_back(
+        self, number: int, part: int, gradients: Sequence[Any], device: str
+    ) -> None:
+        for edge, gradient in zip(self.graph.in_edges[number], gradients, strict=True):
+            source = edge.producer.operator
+            if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[source]):
+                continue
+            read = self.parts[number][part].inputs[edge.input]
+            targets = self.devices(source)
+            for producer, region in self._overlaps(edge)[part]:
+                with tf.device(device):
+                    if gradient is None:
+                        whole = self.traces[number][part].inputs[edge.input]
+                        gradient = tf.zeros_like(whole)
+                    piece = cut(tf.convert_to_tensor(gradient), read, region)
+                if targets[producer] != device:
+                    with tf.name_scope("gradient_transfer"):
+                        piece = collectives.move(piece, targets[producer])
+                outputs = self.graph.operators[source].output_specs
+                slots = self._arriving.setdefault((source, producer), [[] for _ in outputs])
+                slots[edge.producer.output].append((region, piece))
+
+
+def _add(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
+
+
+def _ranges(region: Any) -> Region:
+    return tuple((start, stop) for start, stop in region.tolist())
+
+
+def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(inputs), {}
+
+
+def _scope(name: str) -> str:
+    """A name that TensorFlow takes as a scope."""
+    return "".join(c if c.isalnum() or c in "/_.-" else "_" for c in name).lstrip("/_-.") or "op"
+

@@ -1,0 +1,266 @@
+"""The training step as one multi-device function per batch size, and the shards that it works on."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from keras_soap.graph.capture import CapturedModel
+from keras_soap.graph.losses import CapturedStep, LossTerm
+from keras_soap.operators.rule import DimensionKind
+from keras_soap.runtime import collectives, layouts
+from keras_soap.runtime.optimizers import ShardedOptimizer
+from keras_soap.runtime.shards import ShardedVariable, ShardStore
+from keras_soap.runtime.step import StepTracer
+from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.strategy import Strategy, check_strategy
+from keras_soap.tasks.build import REPORT_DEVICE
+from keras_soap.tasks.lowering import Lowering
+
+
+@dataclass
+class TrainingRun:
+    """A model's variables, sharded as a strategy says.
+
+    Attributes:
+        model: The user's model; compiled, its optimizer built.
+        step: What was captured of it, on full batches.
+        lowering: Of its graph.
+        strategy: A configuration for each operator.
+        device_names: TensorFlow's names of the topology's devices.
+    """
+
+    model: keras.Model
+    step: CapturedStep
+    lowering: Lowering
+    strategy: Strategy
+    device_names: Sequence[str]
+    store: ShardStore = field(default_factory=ShardStore)
+
+    def __post_init__(self) -> None:
+        graph = self.step.model.graph
+        check_strategy(graph, self.lowering.dimensions, self.strategy, len(self.device_names))
+        self.meshes = [
+            layouts.mesh(dimensions, config, self.device_names)
+            for dimensions, config in zip(
+                self.lowering.dimensions, self.strategy.configs, strict=True
+            )
+        ]
+        for number in range(len(graph.operators)):
+            self._shard_weights(number)
+        self.optimizer = ShardedOptimizer(
+            self.model.optimizer, self.model.trainable_variables, self.store, self._everywhere
+        )
+
+    def _shard_weights(self, number: int) -> None:
+        config = self.strategy.configs[number]
+        dimensions = self.lowering.dimensions[number]
+        block = self.lowering.operator(number, config.degrees)
+        for weight, spread in zip(
+            self.step.model.graph.operators[number].weights, block.weights, strict=True
+        ):
+            variable = self.step.model.variables[weight]
+            if variable not in self.store:
+                layout = layouts.weight_layout(
+                    self.meshes[number], dimensions, config, spread.regions
+                )
+                regions = [tuple(map(tuple, region.tolist())) for region in spread.regions]
+                devices = [self.device_names[device] for device in config.devices]
+                self.store.add(ShardedVariable(variable, layout, devices, regions))
+
+    def _everywhere(self, variable: keras.Variable) -> ShardedVariable:
+        """A variable of the optimizer as a whole, copied to every device with weights."""
+        devices = list(dict.fromkeys(d for s in self.store.sharded for d in s.devices))
+        mesh = dtensor.create_mesh([("devices", len(devices))], devices=devices)
+        whole = tuple((0, int(size)) for size in variable.shape)
+        layout = dtensor.Layout.replicated(mesh, rank=len(whole))
+        return ShardedVariable(variable, layout, devices, [whole] * len(devices))
+
+    def train_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
+        """The `tf.function` of one training step on batches like those of `step`.
+
+        It takes the flat inputs, targets and sample weights, and returns Keras's logs.
+        """
+        lowering, strategy = self._for_batch(step.model)
+        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+        specs = [step.model.graph.operators[number].output for number in order]
+
+        @tf.function(
+            input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in specs],
+            autograph=False,
+            jit_compile=False,
+        )
+        def train(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
+            tracer = StepTracer(
+                step.model, lowering, strategy, self.device_names, self.store, True
+            )
+            tracer.forward(dict(zip(order, fed, strict=True)))
+            logs = self._report(step, tracer)
+            tracer.backward()
+            self.optimizer.apply(self._reduced_gradients(tracer))
+            self._assign_updates(tracer)
+            return logs
+
+        return train
+
+    def outputs_function(self, step: CapturedStep) -> Callable[..., list[list[tf.Tensor]]]:
+        """The `tf.function` that gives, for each operator, the output of each of its parts."""
+        lowering, strategy = self._for_batch(step.model)
+        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+        specs = [step.model.graph.operators[number].output for number in order]
+
+        @tf.function(
+            input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in specs], autograph=False
+        )
+        def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
+            tracer = StepTracer(
+                step.model, lowering, strategy, self.device_names, self.store, False
+            )
+            tracer.forward(dict(zip(order, fed, strict=True)))
+            return [[trace.outputs[0] for trace in traces] for traces in tracer.traces]
+
+        return forward
+
+    def _for_batch(self, captured: CapturedModel) -> tuple[Lowering, Strategy]:
+        """Lowering and strategy for batches of the captured size.
+
+        A smaller batch is split by the largest sample degrees that divide both it and the
+        strategy's; its parts stay on devices that hold the weights they need.
+        """
+        if captured.graph.batch_size == self.step.model.graph.batch_size:
+            return self.lowering, self.strategy
+        lowering = Lowering(captured.graph)
+        configs = tuple(
+            _shrink_samples(config, dimensions)
+            for config, dimensions in zip(self.strategy.configs, lowering.dimensions, strict=True)
+        )
+        return lowering, Strategy(configs)
+
+    def _report(self, step: CapturedStep, tracer: StepTracer) -> dict[str, tf.Tensor]:
+        """Sums losses and metrics of all parts on the reporting device, into Keras's metrics."""
+        device = self.device_names[REPORT_DEVICE]
+        total = []
+        with tf.name_scope("report"):
+            for number in step.losses:
+                term = step.term(number)
+                arrived = []
+                for trace, source in zip(
+                    tracer.traces[number], tracer.devices(number), strict=True
+                ):
+                    with tf.device(source):
+                        report = _pack(trace.outputs[0], term, trace.inputs)
+                    arrived.append(report if source == device else collectives.move(report, device))
+                with tf.device(device):
+                    value = _unpack(tf.add_n(arrived), term, step.model.graph.batch_size)
+                    total.append(value * term.weight)
+            with tf.device(device):
+                batch_size = step.model.graph.batch_size
+                self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)
+                return self.model.get_metrics_result()
+
+    def _reduced_gradients(self, tracer: StepTracer) -> dict[int, dict[str, Any]]:
+        result: dict[int, dict[str, Any]] = {}
+        with tf.name_scope("all_reduce"):
+            for weight, by_device in sorted(tracer.weight_gradients.items()):
+                variable = self.step.model.variables[weight]
+                sharded = self.store[variable]
+                local = {}
+                for device, gradients in by_device.items():
+                    with tf.device(device):
+                        local[device] = _sum(gradients)
+                reduced: dict[str, Any] = {}
+                for region in dict.fromkeys(sharded.regions):
+                    holders = [
+                        d
+                        for d in self.device_names
+                        if d in sharded.devices and sharded.region(d) == region
+                    ]
+                    reduced |= _reduce(local, holders)
+                result[id(variable)] = reduced
+        return result
+
+    def _assign_updates(self, tracer: StepTracer) -> None:
+        """Stores what layers made of their non-trainable weights, on every device."""
+        with tf.name_scope("update_state"):
+            for weight, by_device in sorted(tracer.updates.items()):
+                sharded = self.store[self.step.model.variables[weight]]
+                for device in sharded.devices:
+                    value = by_device.get(device)
+                    if value is None:
+                        region = sharded.region(device)
+                        source = next(d for d in by_device if sharded.region(d) == region)
+                        value = collectives.move(by_device[source], device)
+                    with tf.device(device):
+                        sharded.on(device).value.assign(value)
+
+
+def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
+    """Sums gradients over the devices that have one; all holders of the region get the sum."""
+    sources = [device for device in holders if device in local]
+    if not sources:
+        return {}
+    gradients = [local[device] for device in sources]
+    if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
+        summed = collectives.gather_slices(gradients, sources)
+    else:
+        dense = []
+        for device, gradient in zip(sources, gradients, strict=True):
+            with tf.device(device):
+                dense.append(tf.convert_to_tensor(gradient))
+        summed = collectives.reduce(dense, sources)
+    result = dict(zip(sources, summed, strict=True))
+    for device in holders:
+        if device not in result:
+            result[device] = tf.nest.map_structure(
+                lambda t, device=device: collectives.move(t, device), summed[0],
+                expand_composites=True,
+            )
+    return result
+
+
+def _sum(gradients: list[Any]) -> Any:
+    if len(gradients) == 1:
+        return gradients[0]
+    if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
+        return collectives.join_slices(gradients)
+    return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
+
+
+def _pack(loss: tf.Tensor, term: LossTerm, inputs: Sequence[Any]) -> tf.Tensor:
+    """One float32 vector of what a part reports: its loss, and what it adds to metrics."""
+    states = term.metric_states(inputs)
+    flat = [tf.reshape(tf.cast(value, tf.float32), [-1]) for value in (loss, *states)]
+    return tf.concat(flat, 0)
+
+
+def _unpack(report: tf.Tensor, term: LossTerm, batch_size: int) -> tf.Tensor:
+    """Adds a whole report to Keras's metrics; gives the loss."""
+    start = 1
+    for variable in term.metric_variables:
+        size = math.prod(variable.shape)
+        added = tf.reshape(report[start : start + size], variable.shape)
+        variable.assign_add(tf.cast(added, variable.dtype))
+        start += size
+    loss = report[0]
+    if term.tracker is not None:
+        term.tracker.update_state(loss, sample_weight=batch_size)
+    return loss
+
+
+def _shrink_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
+    """The configuration with sample degrees lowered until they divide the batch."""
+    import numpy as np
+
+    devices = np.array(config.devices).reshape(config.degrees)
+    degrees = list(config.degrees)
+    for column, dimension in enumerate(dimensions):
+        if dimension.kind == DimensionKind.SAMPLE:
+            old = degrees[column]
+            new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
+            degrees[column] = new
+            devices = devices.take(range(0, old, old // new), axis=column)
+    return ParallelConfig(tuple(degrees), tuple(devices.ravel().tolist()))

@@ -1,0 +1,132 @@
+"""What operators and edges cost when each is looked at alone, as OptCNN does.
+
+cost(S) = Σ operators (compute + reduce + update) + Σ edges (transfers). It knows neither overlap
+nor contention, so it only guides; what a strategy really costs is for the objective to say.
+Without O: part p of every operator lies on device p.
+"""
+
+import numpy as np
+
+from keras_soap.graph.operator_graph import Edge, dtype_bytes
+from keras_soap.search.problem import Problem
+from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.tasks import all_reduce
+
+Degrees = tuple[int, ...]
+
+
+class AdditiveCosts:
+    """Costs in nanoseconds by operator and degrees, and by edge and degrees of both ends."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self.lowering = problem.lowering
+        self.graph = problem.graph
+        self.topology = problem.topology
+        self._edges: dict[tuple[object, ...], float] = {}
+        self._routes: dict[tuple[int, int], tuple[int, float]] = {}
+
+    def family_ns(self, family: int, degrees: Degrees) -> float:
+        """Of all operators of a family under `degrees`, their common weights included."""
+        members = self.problem.space.families[family]
+        return sum(self._compute_ns(number, degrees) for number in members) + max(
+            self._synchronize_ns(number, degrees) for number in members
+        )
+
+    def edge_ns(self, edge: Edge, producer: Degrees, consumer: Degrees) -> float:
+        """Of moving a tensor, and its gradient back, if the ends have these degrees."""
+        operators = self.graph.operators
+        back = self.problem.training and (
+            self.graph.carries_gradient[edge.index] and self.graph.has_backward[edge.consumer]
+        )
+        key = (
+            operators[edge.producer.operator].signature,
+            edge.producer.output,
+            operators[edge.consumer].signature,
+            edge.input,
+            producer,
+            consumer,
+            back,
+        )
+        if key not in self._edges:
+            spec = operators[edge.consumer].input_specs[edge.input]
+            self._edges[key] = self._transfers_ns(
+                self.lowering.edge(edge, producer, consumer), dtype_bytes(spec.dtype), back
+            )
+        return self._edges[key]
+
+    def _compute_ns(self, number: int, degrees: Degrees) -> float:
+        block = self.lowering.operator(number, degrees)
+        passes = 2 if self.problem.training and self.graph.has_backward[number] else 1
+        total = 0.0
+        for part in range(block.num_parts):
+            times = self.problem.costs.part_times_ns(number, degrees, part)
+            total = max(total, float(sum(int(times[which][part]) for which in range(passes))))
+        for combine in block.combines:
+            total += passes * self._groups_ns(
+                combine.group, combine.combine.elements, combine.element_bytes
+            )
+        return total
+
+    def _synchronize_ns(self, number: int, degrees: Degrees) -> float:
+        if not (self.problem.training and self.graph.has_backward[number]):
+            return 0.0
+        total, largest = 0.0, 0
+        operator = self.graph.operators[number]
+        block = self.lowering.operator(number, degrees)
+        for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
+            if not spec.trainable:
+                continue
+            elements, element_bytes = weight.num_elements, weight.element_bytes
+            if weight.sparse_rows is not None:
+                rows = weight.regions[:, 0, 1] - weight.regions[:, 0, 0]
+                element_bytes = element_bytes * int(elements[0] // max(rows[0], 1))
+                elements = weight.sparse_rows
+            total += self._groups_ns(
+                weight.group, elements, element_bytes, weight.sparse_rows is not None
+            )
+            largest += int(weight.num_elements.max()) * weight.element_bytes
+        if largest:
+            total += self.problem.profile.update_time_ns(largest, self.topology.devices[0])
+        return total
+
+    def _groups_ns(
+        self, group: np.ndarray, elements: np.ndarray, element_bytes: int, gathers: bool = False
+    ) -> float:
+        """Of reducing over every group: groups work at once, so the slowest counts."""
+        slowest = 0.0
+        for number in range(int(group.max()) + 1):
+            devices = np.flatnonzero(group == number).tolist()
+            if len(devices) > 1:
+                cost = all_reduce.cost(
+                    self.topology, devices, int(elements[devices[0]]), element_bytes, gathers
+                )
+                slowest = max(slowest, float(cost.time_ns))
+        return slowest
+
+    def _transfers_ns(self, overlaps, element_bytes: int, back: bool) -> float:
+        """A part receives what it reads one after the other; the slowest part counts."""
+        remote = overlaps.producer != overlaps.consumer
+        if not remote.any():
+            return 0.0
+        producer, consumer = overlaps.producer[remote], overlaps.consumer[remote]
+        routes = [
+            self._route(source, destination)
+            for source, destination in zip(producer.tolist(), consumer.tolist(), strict=True)
+        ]
+        latency_ns, bandwidth = np.array(routes).T
+        times = latency_ns + overlaps.num_elements[remote] * (element_bytes * 1e9) / bandwidth
+        total = np.bincount(consumer, times).max()
+        return float(total + np.bincount(producer, times).max() if back else total)
+
+    def _route(self, source: int, destination: int) -> tuple[int, float]:
+        pair = (source, destination)
+        if pair not in self._routes:
+            route = self.topology.route(source, destination)
+            self._routes[pair] = (route.latency_ns, route.bandwidth_bytes_per_s)
+        return self._routes[pair]
+
+
+def leading(degrees: Degrees) -> ParallelConfig:
+    """The configuration without O: part p on device p."""
+    return ParallelConfig(degrees, tuple(range(int(np.prod(degrees, dtype=np.int64)))))

@@ -1,0 +1,114 @@
+"""What a search gets: a problem, a budget, and how it is to be run."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.errors import SearchError
+from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.objective import Evaluation, Evaluator, Objective
+from keras_soap.search.result import Progress
+from keras_soap.strategy.baselines import BASELINES
+from keras_soap.strategy.search_space import SearchSpace
+from keras_soap.strategy.strategy import Strategy, check_strategy
+from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.topology.device_topology import DeviceTopology
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a search may go on; the first limit that is reached ends it.
+
+    Attributes:
+        seconds: Of wall time.
+        proposals: Strategies evaluated, by all chains together.
+    """
+
+    seconds: float | None = None
+    proposals: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and self.proposals is None:
+            raise SearchError("A budget needs a limit. Give seconds, proposals, or both.")
+        for name in ("seconds", "proposals"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise SearchError(f"{name}={value} must be 0 or more.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to search for. Can be pickled, so that other processes can help.
+
+    Attributes:
+        graph: The operators.
+        topology: The machine.
+        profile: Times of parts.
+        dims: Letters of the kinds of parallelism to use.
+        training: Whether a step is one of training.
+        initial: Strategies to start from, beside the baselines.
+    """
+
+    graph: OperatorGraph
+    topology: DeviceTopology
+    profile: CostProfile
+    dims: str = "SOAP"
+    training: bool = True
+    initial: tuple[Strategy, ...] = ()
+
+    def __post_init__(self) -> None:
+        for strategy in self.initial:
+            check_strategy(
+                self.graph, self.lowering.dimensions, strategy, self.topology.num_devices
+            )
+
+    @functools.cached_property
+    def lowering(self) -> Lowering:
+        return Lowering(self.graph)
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        return Costs(self.lowering, self.topology, self.profile)
+
+    @functools.cached_property
+    def objective(self) -> Evaluator:
+        return Objective(self.costs, self.training)
+
+    @functools.cached_property
+    def space(self) -> SearchSpace:
+        return SearchSpace(self.graph, self.lowering.dimensions, self.topology, self.dims)
+
+    @functools.cached_property
+    def baselines(self) -> dict[str, Evaluation]:
+        """What the baselines cost, by name."""
+        return {
+            name: self.objective.evaluate(make(self.graph, self.lowering.dimensions, self.topology))
+            for name, make in BASELINES.items()
+        }
+
+    def __getstate__(self) -> dict:
+        """Leaves out what can be made again."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a search is run; none of it changes what a proposal budget finds.
+
+    Attributes:
+        callbacks: Called at every improvement, and now and then.
+        num_cores: Processes that may compute at once.
+        checkpoint: File to save the state in, and to resume from if it is there.
+    """
+
+    callbacks: tuple[Callable[[Progress], None], ...] = ()
+    num_cores: int = 1
+    checkpoint: Path | None = None
+
+
+NO_OPTIONS = RunOptions()

@@ -1,0 +1,82 @@
+"""Which renamings of devices change nothing.
+
+A permutation of devices is a symmetry if it takes devices to equal devices, and routes to routes
+with the same latency and bandwidth over correspondingly shared links.
+"""
+
+from keras_soap.topology.device_topology import Device, DeviceTopology, Link
+
+Permutation = tuple[int, ...]
+MOST_DEVICES = 8
+
+
+def symmetries(topology: DeviceTopology, fixed: tuple[int, ...] = ()) -> tuple[Permutation, ...]:
+    """All symmetries that leave the devices `fixed` where they are, the identity first.
+
+    With more than `MOST_DEVICES` devices only the identity is looked for.
+    """
+    num_devices = topology.num_devices
+    if num_devices > MOST_DEVICES:
+        return (tuple(range(num_devices)),)
+    found: list[Permutation] = []
+
+    def extend(images: list[int], links: dict[int, int]) -> None:
+        device = len(images)
+        if device == num_devices:
+            found.append(tuple(images))
+            return
+        for image in range(num_devices):
+            if image in images or ((device in fixed or image in fixed) and image != device):
+                continue
+            if _kind(topology.devices[device]) != _kind(topology.devices[image]):
+                continue
+            extended = _extend_links(topology, [*images, image], links)
+            if extended is not None:
+                extend([*images, image], extended)
+
+    extend([], {})
+    return tuple(found)
+
+
+def stabilizer(group: tuple[Permutation, ...], devices: tuple[int, ...]) -> tuple[Permutation, ...]:
+    """The symmetries of `group` that leave each of `devices` where it is."""
+    return tuple(image for image in group if all(image[device] == device for device in devices))
+
+
+def _extend_links(
+    topology: DeviceTopology, images: list[int], links: dict[int, int]
+) -> dict[int, int] | None:
+    """What links correspond to, with the newest device; None if that cannot be."""
+    newest = len(images) - 1
+    links = dict(links)
+    taken = set(links.values())
+    for other in range(newest):
+        for a, b in ((newest, other), (other, newest)):
+            route, image = topology.route(a, b), topology.route(images[a], images[b])
+            if len(route.links) != len(image.links):
+                return None
+            for link, target in zip(route.links, image.links, strict=True):
+                if link not in links:
+                    same = _speed(topology.links[link]) == _speed(topology.links[target])
+                    if target in taken or not same:
+                        return None
+                    links[link] = target
+                    taken.add(target)
+                elif links[link] != target:
+                    return None
+    return links
+
+
+def _kind(device: Device) -> tuple:
+    return (
+        device.kind,
+        device.model,
+        device.memory_bytes,
+        device.peak_flops_per_s,
+        device.memory_bandwidth_bytes_per_s,
+        device.task_overhead_ns,
+    )
+
+
+def _speed(link: Link) -> tuple[float, int]:
+    return link.bandwidth_bytes_per_s, link.latency_ns

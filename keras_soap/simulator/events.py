@@ -1,0 +1,573 @@
+# ruff: noqa: F403, F405
+"""Simulates a proposal: from the first moment that it may change, and no longer than it must.
+
+1. `find_cut`: a time before which the timeline is that of the accepted strategy, since neither an
+   old nor a new task of the changed blocks is ready before.
+2. `restore`: resources as they were then, from a copy and the log; tasks that were waiting then.
+3. `simulate`: from there on as `reference.simulate`. How many predecessors of a task are missing is
+   found when the first of those after the cut ends.
+4. It stops as soon as the step must take longer than the limit: because a resource has more to do
+   than there is time left, or because the operators after a task take longer than that.
+
+Rows are written by `kernel.accept` only, so nothing has to be undone.
+"""
+
+from keras_soap.simulator.jit import inline, njit
+from keras_soap.simulator.layout import *
+
+
+@njit
+def find_cut(model, tables, state):
+    """When the earliest old or new task of the changed blocks is ready."""
+    cut = NEVER
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        block = model.op[n, OP_BLOCK_F]
+        cut = min(cut, state.block_first[block])
+        num_parts = tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]
+        ready = state.scratch[0]
+        for part in range(num_parts):
+            ready[part] = 0
+        for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+            cut = min(cut, state.block_first[model.edge[e, EDGE_BLOCK_F]])
+            producer = model.edge[e, EDGE_PRODUCER]
+            block = model.op[producer, OP_BLOCK_F]
+            if state.block_changed[block]:
+                for part in range(num_parts):
+                    ready[part] = NEVER
+                continue
+            config = tables.config[state.op[producer, AT_CONFIG]]
+            row = state.block_row[block] + (config[CONFIG_STAGES] - 1) * config[CONFIG_WIDTH]
+            first = state.edge[e, PAIRS]
+            for k in range(first, first + state.edge[e, NUM_PAIRS]):
+                end = state.task[row + (state.pair[k, P_PARTS] >> 32), END]
+                part = state.pair[k, P_PARTS] & INDEX_MASK
+                if state.pair[k, P_TIME] >= 0:
+                    cut = min(cut, end)
+                ready[part] = max(ready[part], end)
+        for part in range(num_parts):
+            cut = min(cut, ready[part])
+    return cut
+
+
+@njit
+def find_position(state, cut):
+    """First position in the log whose task is ready at `cut` or later."""
+    low, high = 0, state.scalar[LOG_USED]
+    while low < high:
+        middle = (low + high) // 2
+        if state.log[middle, LOG_READY] < cut:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inline
+def _links(route_offsets, num_devices, ints, kind, resource, route):
+    """Where in `ints` the links of a task stand: (first, end)."""
+    if kind == REPORTS:
+        at = resource * num_devices
+        return route_offsets[at], route_offsets[at + 1]
+    if kind == TRANSFERS:
+        at = (route >> 32) * num_devices + (route & INDEX_MASK)
+        return route_offsets[at], route_offsets[at + 1]
+    if kind == GRADIENTS:
+        at = (route & INDEX_MASK) * num_devices + (route >> 32)
+        return route_offsets[at], route_offsets[at + 1]
+    first = -resource
+    return first, first + ints[first - 1]
+
+
+@njit
+def restore(machine, model, state, cut, position):
+    """Resources and the queue as they were when the first task ready at `cut` was to start."""
+    resource, log, heap = state.resource, state.log, state.heap
+    ints, task, pair = state.ints, state.task, state.pair
+    block, block_row = model.block, state.block_row
+    save = min(position // state.save_every, len(state.saves))
+    if save > 0:
+        resource[:] = state.saves[save - 1, state.save_which[save - 1]]
+    else:
+        resource[:] = 0
+    for at in range(save * state.save_every, position):
+        code, end = log[at, LOG_CODE], log[at, LOG_END]
+        of = code >> INDEX_BITS
+        kind, row = block[of, 0], block_row[of] + (code & INDEX_MASK)
+        held, route, time = 0, 0, 0
+        if kind == TRANSFERS:
+            time, route, held = pair[row, P_TIME], pair[row, P_ROUTE], -1
+        elif kind == GRADIENTS:
+            time, route, held = pair[row, P_TIME_B], pair[row, P_ROUTE], -1
+        else:
+            time, held = task[row, TIME], task[row, RESOURCE]
+        if held >= 0 and kind != REPORTS:
+            resource[1, held] += end - time - resource[0, held]
+            resource[0, held] = end
+        else:
+            first, last = _links(
+                machine.route_offsets, machine.num_devices, ints, kind, held, route
+            )
+            for k in range(first, last):
+                link = ints[k]
+                resource[1, link] += end - time - resource[0, link]
+                resource[0, link] = end
+    size = 0
+    used = state.scalar[LOG_USED]
+    for chunk in range(position // LOG_CHUNK, (used + LOG_CHUNK - 1) // LOG_CHUNK):
+        if state.log_first[chunk] >= cut:
+            continue
+        for at in range(
+            max(position, chunk * LOG_CHUNK), min(used, (chunk + 1) * LOG_CHUNK)
+        ):
+            if log[at, LOG_KNOWN] < cut:
+                code = log[at, LOG_CODE]
+                if not state.block_changed[code >> INDEX_BITS]:
+                    size = push(heap, size, log[at, LOG_READY], code, log[at, LOG_KNOWN])
+    return size
+
+
+@inline
+def push(heap, size, ready, code, known):
+    """Adds a task to the queue; gives its new size."""
+    at = size
+    while at > 0:
+        above = (at - 1) >> 1
+        if heap[above, 0] < ready or (heap[above, 0] == ready and heap[above, 1] < code):
+            break
+        heap[at, 0] = heap[above, 0]
+        heap[at, 1] = heap[above, 1]
+        heap[at, 2] = heap[above, 2]
+        at = above
+    heap[at, 0] = ready
+    heap[at, 1] = code
+    heap[at, 2] = known
+    return size + 1
+
+
+@inline
+def pop(heap, size):
+    """Takes the first task off the queue; gives its new size."""
+    size -= 1
+    ready, code, known = heap[size, 0], heap[size, 1], heap[size, 2]
+    at = 0
+    while True:
+        below = 2 * at + 1
+        if below >= size:
+            break
+        other = below + 1
+        if other < size and (
+            heap[other, 0] < heap[below, 0]
+            or (heap[other, 0] == heap[below, 0] and heap[other, 1] < heap[below, 1])
+        ):
+            below = other
+        if ready < heap[below, 0] or (ready == heap[below, 0] and code < heap[below, 1]):
+            break
+        heap[at, 0] = heap[below, 0]
+        heap[at, 1] = heap[below, 1]
+        heap[at, 2] = heap[below, 2]
+        at = below
+    heap[at, 0] = ready
+    heap[at, 1] = code
+    heap[at, 2] = known
+    return size
+
+
+@inline
+def count_missing(model, tables, state, arrays, cut, of, index):
+    """Predecessors of a task that are not before the cut.
+
+    Returns:
+        How many; the latest end, and the latest ready time, of those before the cut.
+    """
+    op, edge, task, pair, ints, block_row, block_changed, block_first = arrays
+    kind, n = model.block[of, 0], model.block[of, 1]
+    missing, latest, known = 0, 0, -1
+    if kind == FORWARD or kind == BACKWARD:
+        config = op[n, AT_CONFIG]
+        parts = tables.config[config, CONFIG_PARTS]
+        width = tables.config[config, CONFIG_WIDTH]
+        if index % width >= parts:  # a combine
+            stage = index // width
+            if kind == BACKWARD:
+                combine = tables.config[config, CONFIG_STAGES] - 2 - stage
+            else:
+                combine = stage
+            combine += tables.config[config, CONFIG_COMBINE]
+            reduction = tables.combine[combine, COMB_REDUCTION] + index % width - parts
+            first = tables.reduction[reduction, RED_MEMBERS]
+            for m in range(first, first + tables.reduction[reduction, RED_COUNT]):
+                row = block_row[of] + stage * width + tables.members[m]
+                if task[row, READY] < cut and not block_changed[of]:
+                    latest = max(latest, task[row, END])
+                    known = max(known, task[row, READY])
+                else:
+                    missing += 1
+        elif kind == FORWARD:
+            for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+                by_consumer = edge[e, BY_CONSUMER] + index
+                first, last = ints[by_consumer], ints[by_consumer + 1]
+                producer = model.edge[e, EDGE_PRODUCER]
+                before = model.op[producer, OP_BLOCK_F]
+                if block_changed[before] or block_first[before] >= cut:
+                    missing += last - first
+                    continue
+                changed = block_changed[model.edge[e, EDGE_BLOCK_F]]
+                config = op[producer, AT_CONFIG]
+                base = block_row[before] + (
+                    tables.config[config, CONFIG_STAGES] - 1
+                ) * tables.config[config, CONFIG_WIDTH]
+                for k in range(edge[e, PAIRS] + first, edge[e, PAIRS] + last):
+                    if pair[k, P_TIME] < 0:
+                        row = base + (pair[k, P_PARTS] >> 32)
+                        if task[row, READY] < cut:
+                            latest = max(latest, task[row, END])
+                            known = max(known, task[row, READY])
+                        else:
+                            missing += 1
+                    elif not changed and pair[k, P_READY] < cut:
+                        latest = max(latest, pair[k, P_END])
+                        known = max(known, pair[k, P_READY])
+                    else:
+                        missing += 1
+        else:
+            before = model.op[n, OP_BLOCK_F]
+            row = block_row[before] + (
+                tables.config[config, CONFIG_STAGES] - 1
+            ) * width + index
+            if not block_changed[before] and task[row, READY] < cut:
+                latest, known = task[row, END], task[row, READY]
+            else:
+                missing += 1
+            for i in range(model.op[n, OP_OUT], model.op[n, OP_OUT_END]):
+                e = model.out_edges[i]
+                if not model.edge[e, EDGE_GRADIENT]:
+                    continue
+                by_producer = edge[e, BY_PRODUCER] + index
+                first, last = ints[by_producer], ints[by_producer + 1]
+                consumer = model.edge[e, EDGE_CONSUMER]
+                before = model.op[consumer, OP_BLOCK_B]
+                if block_changed[before] or block_first[before] >= cut:
+                    missing += last - first
+                    continue
+                changed = block_changed[model.edge[e, EDGE_BLOCK_B]]
+                config = op[consumer, AT_CONFIG]
+                base = block_row[before] + (
+                    tables.config[config, CONFIG_STAGES] - 1
+                ) * tables.config[config, CONFIG_WIDTH]
+                for i_k in range(edge[e, PAIR_LIST] + first, edge[e, PAIR_LIST] + last):
+                    k = edge[e, PAIRS] + ints[i_k]
+                    if pair[k, P_TIME_B] < 0:
+                        row = base + (pair[k, P_PARTS] & INDEX_MASK)
+                        if task[row, READY] < cut:
+                            latest = max(latest, task[row, END])
+                            known = max(known, task[row, READY])
+                        else:
+                            missing += 1
+                    elif not changed and pair[k, P_READY_B] < cut:
+                        latest = max(latest, pair[k, P_END_B])
+                        known = max(known, pair[k, P_READY_B])
+                    else:
+                        missing += 1
+    elif kind == SYNC:
+        config = op[n, AT_CONFIG]
+        reductions = tables.config[config, CONFIG_REDUCTIONS]
+        if index < reductions:
+            reduction = tables.config[config, CONFIG_REDUCTION] + index
+            first = tables.reduction[reduction, RED_MEMBERS]
+            count = tables.reduction[reduction, RED_COUNT]
+        else:
+            first, count = 0, 1
+            by_part = tables.config[config, CONFIG_BY_PART] + index - reductions
+            listed = tables.config[config, CONFIG_BY_PART] + 1
+            listed += tables.config[config, CONFIG_PARTS]
+            for m in range(listed + tables.members[by_part], listed + tables.members[by_part + 1]):
+                row = block_row[of] + tables.members[m]
+                if task[row, READY] < cut and not block_changed[of]:
+                    latest = max(latest, task[row, END])
+                    known = max(known, task[row, READY])
+                else:
+                    missing += 1
+        for i in range(model.op[n, OP_SHARERS], model.op[n, OP_SHARERS_END]):
+            sharer = model.sharers[i]
+            before = model.op[sharer, OP_BLOCK_B]
+            if block_changed[before] or block_first[before] >= cut:
+                missing += count
+                continue
+            config = op[sharer, AT_CONFIG]
+            base = block_row[before] + (
+                tables.config[config, CONFIG_STAGES] - 1
+            ) * tables.config[config, CONFIG_WIDTH]
+            for m in range(count):
+                part = tables.members[first + m] if index < reductions else index - reductions
+                if task[base + part, READY] < cut:
+                    latest = max(latest, task[base + part, END])
+                    known = max(known, task[base + part, READY])
+                else:
+                    missing += 1
+    else:  # REPORT
+        for loss in range(len(op)):
+            if not model.op[loss, OP_REPORT_BYTES]:
+                continue
+            before = model.op[loss, OP_BLOCK_F]
+            transfers = block_row[model.op[loss, OP_BLOCK_R]]
+            config = op[loss, AT_CONFIG]
+            base = block_row[before] + (
+                tables.config[config, CONFIG_STAGES] - 1
+            ) * tables.config[config, CONFIG_WIDTH]
+            for part in range(tables.config[config, CONFIG_PARTS]):
+                row = transfers + part if task[transfers + part, TIME] >= 0 else base + part
+                if task[row, READY] < cut and not block_changed[before]:
+                    latest = max(latest, task[row, END])
+                    known = max(known, task[row, READY])
+                else:
+                    missing += 1
+    return missing, latest, known
+
+
+@njit
+def begin(model, tables, state, cut, size):
+    """Queues the tasks of the changed blocks that wait for nothing after the cut."""
+    task, pair, heap = state.task, state.pair, state.heap
+    epoch = state.scalar[EPOCH]
+    arrays = (
+        state.op,
+        state.edge,
+        task,
+        pair,
+        state.ints,
+        state.block_row,
+        state.block_changed,
+        state.block_first,
+    )
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        of = model.op[n, OP_BLOCK_F]
+        for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+            producer = model.edge[e, EDGE_PRODUCER]
+            before = model.op[producer, OP_BLOCK_F]
+            if state.block_changed[before] or state.block_first[before] >= cut:
+                continue
+            config = tables.config[state.op[producer, AT_CONFIG]]
+            base = state.block_row[before]
+            base += (config[CONFIG_STAGES] - 1) * config[CONFIG_WIDTH]
+            first = state.edge[e, PAIRS]
+            code = model.edge[e, EDGE_BLOCK_F] << INDEX_BITS
+            for k in range(state.edge[e, NUM_PAIRS]):
+                if pair[first + k, P_TIME] >= 0:
+                    row = base + (pair[first + k, P_PARTS] >> 32)
+                    if task[row, READY] < cut:
+                        size = push(heap, size, task[row, END], code + k, task[row, READY])
+        for part in range(tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]):
+            row = state.block_row[of] + part
+            missing, latest, known = count_missing(model, tables, state, arrays, cut, of, part)
+            task[row, STAMP] = epoch
+            task[row, MISSING] = missing
+            task[row, LATEST] = latest
+            if missing == 0:
+                size = push(heap, size, latest, of << INDEX_BITS | part, known)
+    return size
+
+
+@njit
+def simulate(machine, model, tables, state, cut, size, limit):
+    """Runs the queue until it is empty, or the step certainly takes longer than `limit`.
+
+    Returns:
+        Whether it ran to the end.
+    """
+    op, edge, task, pair, ints = state.op, state.edge, state.task, state.pair, state.ints
+    block, block_row = model.block, state.block_row
+    model_op, model_edge, out_edges = model.op, model.edge, model.out_edges
+    configs, rows, reductions = tables.config, tables.row, tables.reduction
+    combines, members = tables.combine, tables.members
+    heap, log, tail = state.heap, state.new_log, state.tail
+    free, idle, load = state.resource[0], state.resource[1], state.load[1]
+    arrivals = state.scratch[0]
+    arrays = (op, edge, task, pair, ints, block_row, state.block_changed, state.block_first)
+    route_offsets, num_devices = machine.route_offsets, machine.num_devices
+    epoch = state.scalar[EPOCH]
+    position = state.scalar[CUT]
+    start_position = position
+    every = state.save_every
+    num_saves = len(state.saves)
+    next_save = (position // every + 1) * every
+    report_block = model.report[0]
+    while size:
+        ready, code, known = heap[0, 0], heap[0, 1], heap[0, 2]
+        size = pop(heap, size)
+        of, index = code >> INDEX_BITS, code & INDEX_MASK
+        kind, n = block[of, 0], block[of, 1]
+        row = block_row[of] + index
+        if position == next_save:
+            save = position // every
+            if save <= num_saves:
+                state.saves[save - 1, 1 - state.save_which[save - 1]] = state.resource
+            next_save += every
+        # Start it.
+        route = 0
+        after = 0
+        if kind == TRANSFERS:
+            time, route, held = pair[row, P_TIME], pair[row, P_ROUTE], -1
+            target = model_edge[n, EDGE_CONSUMER]
+            after = op[target, AT_MIN_F] + tail[target, 0]
+        elif kind == GRADIENTS:
+            time, route, held = pair[row, P_TIME_B], pair[row, P_ROUTE], -1
+            target = model_edge[n, EDGE_PRODUCER]
+            after = op[target, AT_MIN_B] + tail[target, 1]
+        else:
+            time, held = task[row, TIME], task[row, RESOURCE]
+            if kind == FORWARD:
+                after = tail[n, 0]
+            elif kind == BACKWARD:
+                after = tail[n, 1]
+        late = False
+        if held >= 0 and kind != REPORTS:
+            start = max(ready, free[held])
+            idle[held] += start - free[held]
+            late = load[held] + idle[held] > limit
+            end = start + time
+            free[held] = end
+        else:
+            first, last = _links(route_offsets, num_devices, ints, kind, held, route)
+            start = ready
+            for k in range(first, last):
+                start = max(start, free[ints[k]])
+            end = start + time
+            for k in range(first, last):
+                link = ints[k]
+                idle[link] += start - free[link]
+                late = late or load[link] + idle[link] > limit
+                free[link] = end
+        if late or end + after > limit:
+            state.scalar[TASKS_SIMULATED] += position - start_position + 1
+            return False
+        entry = position - start_position
+        log[entry, LOG_CODE] = code
+        log[entry, LOG_READY] = ready
+        log[entry, LOG_END] = end
+        log[entry, LOG_KNOWN] = known
+        position += 1
+        # Tell its successors: those that wait for it alone are queued, the others listed.
+        num_arrivals = 0
+        if kind == TRANSFERS:
+            arrivals[0] = model_op[model_edge[n, EDGE_CONSUMER], OP_BLOCK_F] << INDEX_BITS | (
+                pair[row, P_PARTS] & INDEX_MASK
+            )
+            num_arrivals = 1
+        elif kind == GRADIENTS:
+            arrivals[0] = model_op[model_edge[n, EDGE_PRODUCER], OP_BLOCK_B] << INDEX_BITS | (
+                pair[row, P_PARTS] >> 32
+            )
+            num_arrivals = 1
+        elif kind == FORWARD or kind == BACKWARD:
+            config = op[n, AT_CONFIG]
+            stages, width = configs[config, CONFIG_STAGES], configs[config, CONFIG_WIDTH]
+            stage = 0
+            part = index
+            if stages > 1:
+                stage = index // width
+                part = index % width
+            if stage < stages - 1:
+                combine = configs[config, CONFIG_COMBINE]
+                combine += stages - 2 - stage if kind == BACKWARD else stage
+                first_reduction = combines[combine, COMB_REDUCTION]
+                next_stage = of << INDEX_BITS | (stage + 1) * width
+                parts = configs[config, CONFIG_PARTS]
+                if part >= parts:
+                    first = reductions[first_reduction + part - parts, RED_MEMBERS]
+                    count = reductions[first_reduction + part - parts, RED_COUNT]
+                    for m in range(first, first + count):
+                        size = push(heap, size, end, next_stage + members[m], ready)
+                else:
+                    group = members[combines[combine, COMB_GROUPS] + part]
+                    alone = kind == BACKWARD and not combines[combine, COMB_SUMS]
+                    if alone or reductions[first_reduction + group, RED_COUNT] == 1:
+                        size = push(heap, size, end, next_stage + part, ready)
+                    else:
+                        arrivals[0] = of << INDEX_BITS | (stage * width + parts + group)
+                        num_arrivals = 1
+            elif kind == FORWARD:
+                for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
+                    e = out_edges[i]
+                    first = ints[edge[e, BY_PRODUCER] + part] + edge[e, PAIR_LIST]
+                    last = ints[edge[e, BY_PRODUCER] + part + 1] + edge[e, PAIR_LIST]
+                    pairs = edge[e, PAIRS]
+                    transfers = model_edge[e, EDGE_BLOCK_F] << INDEX_BITS
+                    consumers = model_op[model_edge[e, EDGE_CONSUMER], OP_BLOCK_F] << INDEX_BITS
+                    for k in range(first, last):
+                        if pair[pairs + ints[k], P_TIME] >= 0:
+                            size = push(heap, size, end, transfers + ints[k], ready)
+                        else:
+                            arrivals[num_arrivals] = consumers + (
+                                pair[pairs + ints[k], P_PARTS] & INDEX_MASK
+                            )
+                            num_arrivals += 1
+                if model_op[n, OP_REPORT_BYTES]:
+                    reports = model_op[n, OP_BLOCK_R]
+                    if task[block_row[reports] + part, TIME] >= 0:
+                        size = push(heap, size, end, reports << INDEX_BITS | part, ready)
+                    else:
+                        arrivals[num_arrivals] = report_block << INDEX_BITS
+                        num_arrivals += 1
+                if model_op[n, OP_BACKWARD]:
+                    arrivals[num_arrivals] = model_op[n, OP_BLOCK_B] << INDEX_BITS | part
+                    num_arrivals += 1
+            else:
+                for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
+                    if not model_edge[e, EDGE_GRADIENT]:
+                        continue
+                    first = ints[edge[e, BY_CONSUMER] + part]
+                    last = ints[edge[e, BY_CONSUMER] + part + 1]
+                    pairs = edge[e, PAIRS]
+                    transfers = model_edge[e, EDGE_BLOCK_B] << INDEX_BITS
+                    producers = model_op[model_edge[e, EDGE_PRODUCER], OP_BLOCK_B] << INDEX_BITS
+                    for k in range(first, last):
+                        if pair[pairs + k, P_TIME_B] >= 0:
+                            size = push(heap, size, end, transfers + k, ready)
+                        else:
+                            arrivals[num_arrivals] = producers + (pair[pairs + k, P_PARTS] >> 32)
+                            num_arrivals += 1
+                owner = model_op[n, OP_FIRST]
+                sync = model_op[owner, OP_BLOCK_S]
+                config = op[owner, AT_CONFIG]
+                by_part = configs[config, CONFIG_BY_PART]
+                listed = by_part + 1 + configs[config, CONFIG_PARTS]
+                for m in range(listed + members[by_part + part], listed + members[by_part + part + 1]):
+                    arrivals[num_arrivals] = sync << INDEX_BITS | members[m]
+                    num_arrivals += 1
+                update = configs[config, CONFIG_REDUCTIONS] + part
+                if task[block_row[sync] + update, TIME] >= 0:
+                    arrivals[num_arrivals] = sync << INDEX_BITS | update
+                    num_arrivals += 1
+        elif kind == SYNC:
+            config = op[n, AT_CONFIG]
+            if index < configs[config, CONFIG_REDUCTIONS]:
+                reduction = configs[config, CONFIG_REDUCTION] + index
+                first = reductions[reduction, RED_MEMBERS]
+                updates = of << INDEX_BITS | configs[config, CONFIG_REDUCTIONS]
+                for m in range(first, first + reductions[reduction, RED_COUNT]):
+                    arrivals[num_arrivals] = updates + members[m]
+                    num_arrivals += 1
+        elif kind == REPORTS:
+            arrivals[0] = report_block << INDEX_BITS
+            num_arrivals = 1
+        for a in range(num_arrivals):
+            target_of = arrivals[a] >> INDEX_BITS
+            target_index = arrivals[a] & INDEX_MASK
+            row = block_row[target_of] + target_index
+            if task[row, STAMP] != epoch:
+                task[row, STAMP] = epoch
+                missing, latest, _ = count_missing(
+                    model, tables, state, arrays, cut, target_of, target_index
+                )
+                task[row, MISSING] = missing
+                task[row, LATEST] = latest
+            task[row, MISSING] -= 1
+            latest = max(task[row, LATEST], end)
+            task[row, LATEST] = latest
+            if task[row, MISSING] == 0:
+                size = push(heap, size, latest, arrivals[a], ready)
+    state.scalar[NEW_LOG_USED] = position
+    state.scalar[TASKS_SIMULATED] += position - start_position
+    return True

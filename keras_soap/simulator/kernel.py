@@ -1,0 +1,297 @@
+# ruff: noqa: F403, F405
+"""The simulator over flat arrays: what `simulator` calls.
+
+1. `simulate`: all tasks of a `TaskGraph`, exactly as `reference.simulate`.
+2. `propose`, then `accept` or `reject`: a strategy with some configurations changed. Only blocks of
+   the changed operators and of their edges are rebuilt (`blocks`), and only what comes after the
+   first change is simulated (`events`). The outcome is exactly that of building afresh.
+3. A proposal may come with a limit. It then ends as soon as its step certainly takes longer.
+
+A call that needs a configuration or rows that are not there says so, and leaves all as it was.
+"""
+
+import numpy as np
+
+from keras_soap.simulator import events
+from keras_soap.simulator.blocks import (
+    build_edge,
+    build_operator,
+    free_edge,
+    free_operator,
+    set_block_rows,
+    weigh_edge,
+    weigh_operator,
+)
+from keras_soap.simulator.jit import njit
+from keras_soap.simulator.layout import *
+
+
+@njit
+def simulate(
+    num_resources,
+    run_time_ns,
+    resource_offsets,
+    resources,
+    successor_offsets,
+    successors,
+    ready,
+    start,
+    end,
+):
+    """Runs all tasks; fills `ready`, `start` and `end`. Gives the number of tasks that ran."""
+    num_tasks = len(run_time_ns)
+    missing = np.zeros(num_tasks, np.int32)
+    for task in successors:
+        missing[task] += 1
+    free = np.zeros(num_resources, np.int64)
+    heap = np.empty((num_tasks + 1, 3), np.int64)
+    size = 0
+    for task in range(num_tasks):
+        ready[task] = 0
+        if missing[task] == 0:
+            size = events.push(heap, size, 0, task, 0)
+    num_done = 0
+    while size:
+        task = heap[0, 1]
+        size = events.pop(heap, size)
+        begin = ready[task]
+        for k in range(resource_offsets[task], resource_offsets[task + 1]):
+            begin = max(begin, free[resources[k]])
+        done = begin + run_time_ns[task]
+        start[task], end[task] = begin, done
+        for k in range(resource_offsets[task], resource_offsets[task + 1]):
+            free[resources[k]] = done
+        num_done += 1
+        for k in range(successor_offsets[task], successor_offsets[task + 1]):
+            successor = successors[k]
+            ready[successor] = max(ready[successor], done)
+            missing[successor] -= 1
+            if missing[successor] == 0:
+                size = events.push(heap, size, ready[successor], successor, 0)
+    return num_done
+
+
+@njit
+def _mark(model, state):
+    """Lists the edges of the changed operators, and marks their blocks."""
+    num_edges = 0
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        state.block_changed[model.op[n, OP_BLOCK_F]] = 1
+        state.block_changed[model.op[n, OP_BLOCK_B]] = 1
+        state.block_changed[model.op[n, OP_BLOCK_S]] = 1
+        state.block_changed[model.op[n, OP_BLOCK_R]] = 1
+        for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+            if not state.edge_changed[e]:
+                state.edge_changed[e] = 1
+                state.changed_edges[num_edges] = e
+                num_edges += 1
+        for k in range(model.op[n, OP_OUT], model.op[n, OP_OUT_END]):
+            e = model.out_edges[k]
+            if not state.edge_changed[e]:
+                state.edge_changed[e] = 1
+                state.changed_edges[num_edges] = e
+                num_edges += 1
+    for i in range(num_edges):
+        e = state.changed_edges[i]
+        state.block_changed[model.edge[e, EDGE_BLOCK_F]] = 1
+        state.block_changed[model.edge[e, EDGE_BLOCK_B]] = 1
+    state.scalar[NUM_CHANGED_EDGES] = num_edges
+
+
+@njit
+def _unmark(model, state):
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        state.block_changed[model.op[n, OP_BLOCK_F]] = 0
+        state.block_changed[model.op[n, OP_BLOCK_B]] = 0
+        state.block_changed[model.op[n, OP_BLOCK_S]] = 0
+        state.block_changed[model.op[n, OP_BLOCK_R]] = 0
+    for i in range(state.scalar[NUM_CHANGED_EDGES]):
+        e = state.changed_edges[i]
+        state.edge_changed[e] = 0
+        state.block_changed[model.edge[e, EDGE_BLOCK_F]] = 0
+        state.block_changed[model.edge[e, EDGE_BLOCK_B]] = 0
+    state.scalar[NUM_CHANGED] = 0
+    state.scalar[NUM_CHANGED_EDGES] = 0
+
+
+@njit
+def _replace(machine, model, tables, state):
+    """Takes old blocks out of the proposed loads, and builds the new ones."""
+    scalar = state.scalar
+    num_changed, num_edges = scalar[NUM_CHANGED], scalar[NUM_CHANGED_EDGES]
+    state.load[1] = state.load[0]
+    state.memory[1] = state.memory[0]
+    scalar[NEW_MOVED_BYTES] = scalar[MOVED_BYTES]
+    scalar[NEW_NUM_ROWS] = scalar[NUM_ROWS]
+    for i in range(num_edges):
+        e = state.changed_edges[i]
+        state.saved_edge[e] = state.edge[e]
+        if state.edge[e, NUM_PAIRS] >= 0:
+            weigh_edge(machine, model, state, e, -1, True)
+        state.edge[e, NUM_PAIRS] = -1
+        state.edge[e, PAIR_INTS] = 0
+    for i in range(num_changed):
+        n = state.changed[i]
+        state.saved_op[n] = state.op[n]
+        if state.op[n, AT_CONFIG] >= 0:
+            weigh_operator(machine, model, tables, state, n, -1)
+        state.op[n, AT_NUM_TASKS] = 0
+        state.op[n, AT_INTS] = 0
+    for i in range(num_changed):
+        if not build_operator(machine, model, tables, state, state.changed[i]):
+            return False
+        weigh_operator(machine, model, tables, state, state.changed[i], 1)
+    for i in range(num_edges):
+        if not build_edge(machine, model, tables, state, state.changed_edges[i]):
+            return False
+        weigh_edge(machine, model, state, state.changed_edges[i], 1, False)
+    if scalar[NEW_NUM_ROWS] + 2 > len(state.heap) or scalar[NEW_NUM_ROWS] + 2 > len(state.log):
+        scalar[NEED] = NEED_LOG
+        return False
+    return True
+
+
+@njit
+def _set_tails(model, state):
+    """Least times from the end of an operator's last task to the end of the step.
+
+    Along edges that every part of the producer (backwards, the consumer) has a pair of.
+    """
+    op, edge, tail = state.op, state.edge, state.tail
+    for n in range(len(op)):
+        longest = 0
+        if model.op[n, OP_BACKWARD]:
+            for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+                if model.edge[e, EDGE_GRADIENT] and edge[e, PAIR_CONSUMERS]:
+                    p = model.edge[e, EDGE_PRODUCER]
+                    longest = max(longest, edge[e, PAIR_MIN_B] + op[p, AT_MIN_B] + tail[p, 1])
+        tail[n, 1] = longest
+    for n in range(len(op) - 1, -1, -1):
+        longest = 0
+        if model.op[n, OP_BACKWARD]:
+            longest = op[n, AT_MIN_B] + tail[n, 1]
+        for k in range(model.op[n, OP_OUT], model.op[n, OP_OUT_END]):
+            e = model.out_edges[k]
+            if edge[e, PAIR_PRODUCERS]:
+                c = model.edge[e, EDGE_CONSUMER]
+                longest = max(longest, edge[e, PAIR_MIN_F] + op[c, AT_MIN_F] + tail[c, 0])
+        tail[n, 0] = longest
+
+
+@njit
+def propose(machine, model, tables, state, limit):
+    """Tries `state.wanted_*` for the operators `state.changed[:scalar[NUM_CHANGED]]`.
+
+    Args:
+        machine: Devices and links.
+        model: Operators and edges.
+        tables: Configurations.
+        state: The accepted strategy.
+        limit: See rule 3.
+
+    Returns:
+        DONE or EXCEEDED, and `accept` or `reject` must follow; or what is missing, and all is as
+        it was.
+    """
+    scalar = state.scalar
+    for i in range(scalar[NUM_CHANGED]):
+        config = state.wanted_config[state.changed[i]]
+        if tables.config[config, CONFIG_ROW] < 0:
+            scalar[NEED] = config
+            scalar[NUM_CHANGED] = 0
+            return MISSES_CONFIG
+    scalar[EPOCH] += 1
+    _mark(model, state)
+    if not _replace(machine, model, tables, state):
+        reject(model, tables, state)
+        return MISSES_SPACE
+    excess = 0
+    for device in range(machine.num_devices):
+        excess += max(0, state.memory[1, device] - machine.memory_bytes[device])
+    scalar[NEW_EXCESS_BYTES] = excess
+    longest = 0
+    for resource in range(machine.num_resources):
+        longest = max(longest, state.load[1, resource])
+    if longest > limit:
+        scalar[NEW_STEP_NS] = longest
+        return EXCEEDED
+    _set_tails(model, state)
+    cut = events.find_cut(model, tables, state)
+    position = events.find_position(state, cut)
+    scalar[CUT], scalar[CUT_READY] = position, cut
+    size = events.restore(machine, model, state, cut, position)
+    size = events.begin(model, tables, state, cut, size)
+    if not events.simulate(machine, model, tables, state, cut, size, limit):
+        scalar[NEW_STEP_NS] = limit + 1
+        return EXCEEDED
+    longest = 0
+    for resource in range(machine.num_resources):
+        longest = max(longest, state.resource[0, resource])
+    scalar[NEW_STEP_NS] = longest
+    return DONE if longest <= limit else EXCEEDED
+
+
+@njit
+def reject(model, tables, state):
+    """Forgets the proposal."""
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        free_operator(state, state.op[n])
+        state.op[n] = state.saved_op[n]
+        if state.op[n, AT_CONFIG] >= 0:
+            set_block_rows(model, tables, state, n)
+    for i in range(state.scalar[NUM_CHANGED_EDGES]):
+        e = state.changed_edges[i]
+        free_edge(state, state.edge[e])
+        state.edge[e] = state.saved_edge[e]
+        state.block_row[model.edge[e, EDGE_BLOCK_F]] = state.edge[e, PAIRS]
+        state.block_row[model.edge[e, EDGE_BLOCK_B]] = state.edge[e, PAIRS]
+    _unmark(model, state)
+
+
+@njit
+def accept(model, state):
+    """Makes the proposal, which must be DONE, the strategy."""
+    scalar, log, new = state.scalar, state.log, state.new_log
+    cut, first = scalar[CUT_READY], scalar[CUT]
+    used = scalar[NEW_LOG_USED]
+    task, pair, block, block_row = state.task, state.pair, model.block, state.block_row
+    block_first = state.block_first
+    for of in range(len(block_first)):
+        if state.block_changed[of] or block_first[of] > cut:
+            block_first[of] = NEVER
+    for entry in range(used - first):
+        code, ready, end = new[entry, LOG_CODE], new[entry, LOG_READY], new[entry, LOG_END]
+        of = code >> INDEX_BITS
+        row = block_row[of] + (code & INDEX_MASK)
+        kind = block[of, 0]
+        if kind == TRANSFERS:
+            pair[row, P_READY], pair[row, P_END] = ready, end
+        elif kind == GRADIENTS:
+            pair[row, P_READY_B], pair[row, P_END_B] = ready, end
+        else:
+            task[row, READY], task[row, END] = ready, end
+        block_first[of] = min(block_first[of], ready)
+        for column in range(NUM_LOG):
+            log[first + entry, column] = new[entry, column]
+    for chunk in range(first // LOG_CHUNK, (used + LOG_CHUNK - 1) // LOG_CHUNK):
+        least = NEVER
+        for at in range(chunk * LOG_CHUNK, min(used, (chunk + 1) * LOG_CHUNK)):
+            least = min(least, log[at, LOG_KNOWN])
+        state.log_first[chunk] = least
+    for save in range(first // state.save_every, min(used // state.save_every, len(state.saves))):
+        state.save_which[save] = 1 - state.save_which[save]
+    for i in range(scalar[NUM_CHANGED]):
+        free_operator(state, state.saved_op[state.changed[i]])
+    for i in range(scalar[NUM_CHANGED_EDGES]):
+        free_edge(state, state.saved_edge[state.changed_edges[i]])
+    state.load[0] = state.load[1]
+    state.memory[0] = state.memory[1]
+    scalar[STEP_NS] = scalar[NEW_STEP_NS]
+    scalar[MOVED_BYTES] = scalar[NEW_MOVED_BYTES]
+    scalar[EXCESS_BYTES] = scalar[NEW_EXCESS_BYTES]
+    scalar[NUM_ROWS] = scalar[NEW_NUM_ROWS]
+    scalar[LOG_USED] = used
+    _unmark(model, state)

@@ -1,0 +1,148 @@
+"""Layers and operations that every rule is tried on, with inputs of few elements."""
+
+from keras import layers
+from keras.src import ops
+
+from tests.operators.parts import subject
+
+IMAGE = (4, 8, 6, 4)
+SERIES = (4, 12, 4)
+VOLUME = (2, 4, 6, 4, 2)
+
+
+def conv(cls, *args, shape=IMAGE, **kwargs):
+    return lambda: subject(cls(*args, **kwargs), [shape])
+
+
+def of(layer, *specs, **kwargs):
+    return lambda: subject(layer(), list(specs), **kwargs)
+
+
+CASES = {
+    # dense
+    "dense": of(lambda: layers.Dense(6, "relu"), (4, 6)),
+    "dense on a series": of(lambda: layers.Dense(6, use_bias=False), SERIES),
+    "dense with softmax": of(lambda: layers.Dense(6, "softmax"), (4, 6)),
+    # convolution
+    "convolution": conv(layers.Conv2D, 6, 3, activation="relu"),
+    "convolution, same": conv(layers.Conv2D, 6, 3, padding="same"),
+    "convolution, same, even kernel": conv(layers.Conv2D, 4, (2, 4), padding="same"),
+    "convolution, same, strides": conv(layers.Conv2D, 4, 3, strides=2, padding="same"),
+    "convolution, same, strides above kernel": conv(layers.Conv2D, 4, 1, strides=2, padding="same"),
+    "convolution, strides": conv(layers.Conv2D, 4, (3, 2), strides=(2, 1), use_bias=False),
+    "convolution, same, dilation": conv(layers.Conv2D, 4, 3, dilation_rate=2, padding="same"),
+    "convolution, wide same": conv(layers.Conv2D, 4, 7, padding="same", shape=(2, 4, 4, 2)),
+    "convolution, softmax": conv(layers.Conv2D, 4, 1, activation="softmax"),
+    "convolution, groups": conv(layers.Conv2D, 8, 3, groups=4, padding="same"),
+    "convolution, two groups": conv(layers.Conv2D, 8, 3, groups=2),
+    "1-D convolution": conv(layers.Conv1D, 6, 3, shape=SERIES),
+    "1-D convolution, causal": conv(layers.Conv1D, 6, 3, padding="causal", shape=SERIES),
+    "1-D convolution, causal, dilation": conv(
+        layers.Conv1D, 6, 3, padding="causal", dilation_rate=3, shape=SERIES
+    ),
+    "3-D convolution": conv(layers.Conv3D, 2, 3, padding="same", shape=VOLUME),
+    "depthwise": conv(layers.DepthwiseConv2D, 3, padding="same"),
+    "depthwise, multiplier, strides": conv(
+        layers.DepthwiseConv2D, 3, strides=2, depth_multiplier=2, padding="same"
+    ),
+    "1-D depthwise": conv(layers.DepthwiseConv1D, 3, shape=SERIES),
+    "separable": conv(layers.SeparableConv2D, 6, 3, padding="same", depth_multiplier=2),
+    "1-D separable": conv(layers.SeparableConv1D, 6, 3, shape=SERIES),
+    "transposed": conv(layers.Conv2DTranspose, 6, 3, strides=2, padding="same"),
+    "transposed, valid": conv(layers.Conv2DTranspose, 4, (2, 3), strides=(2, 1)),
+    "transposed, strides above kernel": conv(layers.Conv2DTranspose, 4, 2, strides=3),
+    "transposed, wide": conv(layers.Conv2DTranspose, 2, 5, padding="same", activation="relu"),
+    "1-D transposed": conv(layers.Conv1DTranspose, 4, 4, strides=2, padding="same", shape=SERIES),
+    # pooling
+    "max pooling": conv(layers.MaxPooling2D, 2),
+    "max pooling, overlapping": conv(layers.MaxPooling2D, 3, strides=1),
+    "max pooling, same": conv(layers.MaxPooling2D, 3, strides=2, padding="same"),
+    "1-D max pooling, same": conv(layers.MaxPooling1D, 3, strides=1, padding="same", shape=SERIES),
+    "3-D max pooling": conv(layers.MaxPooling3D, 2, shape=VOLUME),
+    "average pooling": conv(layers.AveragePooling2D, 2),
+    "average pooling, same": conv(layers.AveragePooling2D, 3, strides=1, padding="same"),
+    "average pooling, same, strides": conv(layers.AveragePooling2D, 3, strides=2, padding="same"),
+    "1-D average pooling, same": conv(
+        layers.AveragePooling1D, 4, strides=1, padding="same", shape=SERIES
+    ),
+    "3-D average pooling": conv(layers.AveragePooling3D, 2, shape=VOLUME),
+    "global average pooling": conv(layers.GlobalAveragePooling2D),
+    "global max pooling": conv(layers.GlobalMaxPooling2D, keepdims=True),
+    "1-D global average pooling": conv(layers.GlobalAveragePooling1D, shape=SERIES),
+    # normalization
+    "batch normalization": of(layers.BatchNormalization, IMAGE),
+    "batch normalization of vectors": of(layers.BatchNormalization, (8, 6)),
+    "batch normalization, bare": of(
+        lambda: layers.BatchNormalization(center=False, scale=False), IMAGE
+    ),
+    "batch normalization, uncentered": of(lambda: layers.BatchNormalization(center=False), IMAGE),
+    "batch normalization, frozen": of(lambda: layers.BatchNormalization(trainable=False), IMAGE),
+    "layer normalization": of(layers.LayerNormalization, SERIES),
+    "layer normalization, two axes": of(lambda: layers.LayerNormalization(axis=[1, 3]), IMAGE),
+    "RMS normalization": of(layers.RMSNormalization, SERIES),
+    "group normalization": of(lambda: layers.GroupNormalization(2), IMAGE),
+    "instance normalization": of(lambda: layers.GroupNormalization(-1), IMAGE),
+    "unit normalization": of(layers.UnitNormalization, SERIES),
+    "normalization by constants": of(
+        lambda: layers.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 4, 9, 16]), IMAGE
+    ),
+    # embedding
+    "embedding": of(lambda: layers.Embedding(5, 6), ((4, 6), "int32")),
+    "embedding of one word": of(lambda: layers.Embedding(5, 6), ((4,), "int64")),
+    # elementwise
+    "ReLU": of(lambda: layers.ReLU(max_value=1.0), IMAGE),
+    "leaky ReLU": of(layers.LeakyReLU, IMAGE),
+    "ELU": of(layers.ELU, SERIES),
+    "PReLU": of(layers.PReLU, IMAGE),
+    "PReLU, shared axes": of(lambda: layers.PReLU(shared_axes=[1, 2]), IMAGE),
+    "activation": of(lambda: layers.Activation("gelu"), SERIES),
+    "activation softmax": of(lambda: layers.Activation("softmax"), SERIES),
+    "softmax": of(lambda: layers.Softmax(axis=1), SERIES),
+    "softmax over two axes": of(lambda: layers.Softmax(axis=[1, 2]), IMAGE),
+    "rescaling": of(lambda: layers.Rescaling(0.5, 1.0), IMAGE),
+    "identity": of(layers.Identity, SERIES),
+    "dropout out of use": of(lambda: layers.Dropout(0.0), SERIES),
+    # merging
+    "add": of(layers.Add, SERIES, SERIES, SERIES),
+    "subtract": of(layers.Subtract, SERIES, SERIES),
+    "multiply, broadcasting": of(layers.Multiply, IMAGE, (4, 1, 1, 4)),
+    "multiply, fewer axes": of(layers.Multiply, IMAGE, (4, 4)),
+    "average": of(layers.Average, SERIES, SERIES),
+    "maximum": of(layers.Maximum, SERIES, SERIES),
+    "minimum": of(layers.Minimum, SERIES, (4, 12, 1)),
+    "concatenate": of(layers.Concatenate, (4, 8, 2), (4, 8, 6), (4, 8, 4)),
+    "concatenate in time": of(lambda: layers.Concatenate(axis=1), (4, 2, 6), (4, 10, 6)),
+    # reshaping
+    "flatten": of(layers.Flatten, IMAGE),
+    "flatten one position": of(layers.Flatten, (4, 1, 1, 6)),
+    "reshape": of(lambda: layers.Reshape((4, 4, 12)), IMAGE),
+    "reshape, unmatched": of(lambda: layers.Reshape((4, 9)), (4, 6, 6)),
+    "reshape to a column": of(lambda: layers.Reshape((6, 1)), (4, 6)),
+    "permute": of(lambda: layers.Permute((3, 1, 2)), IMAGE),
+    "repeat vector": of(lambda: layers.RepeatVector(6), (4, 6)),
+    "zero padding": of(lambda: layers.ZeroPadding2D(((1, 3), (0, 2))), IMAGE),
+    "zero padding, wider than parts": of(lambda: layers.ZeroPadding2D(4), (2, 4, 4, 2)),
+    "1-D zero padding": of(lambda: layers.ZeroPadding1D((2, 0)), (4, 6, 4)),
+    "3-D zero padding": of(lambda: layers.ZeroPadding3D(1), VOLUME),
+    "cropping": of(lambda: layers.Cropping2D(((1, 3), (0, 2))), IMAGE),
+    "1-D cropping": of(lambda: layers.Cropping1D((1, 3)), SERIES),
+    "up-sampling": of(lambda: layers.UpSampling2D((2, 3)), IMAGE),
+    "up-sampling, bilinear": of(lambda: layers.UpSampling2D(2, interpolation="bilinear"), IMAGE),
+    "1-D up-sampling": of(lambda: layers.UpSampling1D(2), SERIES),
+    # operations of keras.ops
+    "operation add": of(lambda: ops.numpy.Add(), IMAGE, (6, 1)),
+    "operation multiply": of(lambda: ops.numpy.Multiply(), SERIES, SERIES),
+    "operation where": of(lambda: ops.numpy.Where(), (SERIES, "bool"), SERIES, (4,)),
+    "operation tanh": of(lambda: ops.numpy.Tanh(), SERIES),
+    "operation softmax": of(lambda: ops.nn.Softmax(axis=1), SERIES),
+    "operation concatenate": of(
+        lambda: ops.numpy.Concatenate(axis=1), SERIES, SERIES, list_of_inputs=True
+    ),
+    "operation reshape": of(lambda: ops.numpy.Reshape((48, 4)), SERIES),
+    "operation transpose": of(lambda: ops.numpy.Transpose((0, 2, 1)), SERIES),
+    "operation squeeze": of(lambda: ops.numpy.Squeeze(1), (4, 1, 6)),
+    "operation cast": of(lambda: ops.core.Cast("float16"), SERIES),
+    # fallbacks
+    "samplewise": of(lambda: layers.LSTM(4, return_state=True), SERIES, kind="samplewise"),
+    "whole": of(lambda: layers.Dense(4), (4, 6), kind="whole"),
+}
