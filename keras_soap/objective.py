@@ -19,6 +19,7 @@ from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import build
 from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.tasks.memory import peak_memory_bytes
 from keras_soap.topology.device_topology import DeviceTopology
 
 
@@ -91,7 +92,7 @@ class Objective:
     def evaluate(self, strategy: Strategy) -> Evaluation:
         """Evaluates a strategy from nothing."""
         tasks = build(self.costs, strategy, self.training)
-        memory = _peak_memory_bytes(self.costs, strategy, self.training)
+        memory = peak_memory_bytes(self.costs, strategy, self.training)
         return Evaluation(
             strategy,
             reference.simulate(tasks).step_time_ns,
@@ -115,22 +116,3 @@ def objective_of(
 ) -> Objective:
     """The objective for a graph on a topology."""
     return Objective(Costs(Lowering(graph), topology, profile), training)
-
-
-def _peak_memory_bytes(costs: Costs, strategy: Strategy, training: bool) -> np.ndarray:
-    """int64 (devices,): weights, gradients, two optimizer slots, and all outputs."""
-    memory = np.zeros(costs.topology.num_devices, np.int64)
-    graph = costs.lowering.graph
-    for number, (operator, config) in enumerate(
-        zip(graph.operators, strategy.configs, strict=True)
-    ):
-        block = costs.lowering.operator(number, config.degrees)
-        each = np.zeros(config.num_parts, np.int64)
-        for spec in operator.output_specs:
-            each += spec.num_bytes // config.num_parts
-        if number == graph.sharers[number][0]:
-            for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
-                copies = 4 if training and spec.trainable else 1
-                each += copies * weight.element_bytes * weight.num_elements
-        np.add.at(memory, list(config.devices), each)
-    return memory

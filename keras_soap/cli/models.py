@@ -7,7 +7,8 @@ A model is one of:
    name without `.py` in the current folder; the function is called with the batch size if it
    takes one argument, which an `OperatorGraph` needs;
 3. a `.keras` file;
-4. a name in `keras.applications` such as `resnet50`, in any spelling of it.
+4. a benchmark of `graph.zoo`, spelled as there, such as `nmt`, which needs no TensorFlow either;
+5. a name in `keras.applications` such as `resnet50`, in any spelling of it.
 
 A model that is not compiled gets the loss that its last layer suggests.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 from keras_soap.cli.quiet import quiet
 from keras_soap.errors import CaptureError
-from keras_soap.graph import proto_io
+from keras_soap.graph import proto_io, zoo
 from keras_soap.graph.operator_graph import OperatorGraph
 
 
@@ -40,6 +41,8 @@ def load_graph(name: str, batch_size: int, training: bool) -> OperatorGraph:
         if isinstance(made, OperatorGraph):
             return _check_batch_size(made, batch_size)
         return _capture(made, name, batch_size, training)
+    if name in zoo.MODELS:
+        return zoo.MODELS[name](batch_size=batch_size)
     return _capture(_keras_model(name), name, batch_size, training)
 
 
@@ -94,7 +97,8 @@ def _keras_model(name: str) -> Any:
     if _plain(name) not in builders:
         raise CaptureError(
             f"There is no model {name!r}. Give module:function, a .keras file, a file of an "
-            f"operator graph, or one of keras.applications: {', '.join(sorted(builders))}."
+            f"operator graph, a benchmark ({', '.join(zoo.MODELS)}), or one of "
+            f"keras.applications: {', '.join(sorted(builders))}."
         )
     return builders[_plain(name)](weights=None)
 
@@ -106,20 +110,24 @@ def _plain(name: str) -> str:
 def _capture(model: Any, name: str, batch_size: int, training: bool) -> OperatorGraph:
     import keras
 
-    from keras_soap.graph.capture import capture
-    from keras_soap.graph.losses import capture_step
+    from keras_soap.capture.losses import capture_step
+    from keras_soap.capture.model import capture
 
     if not isinstance(model, keras.Model):
         raise CaptureError(
             f"Model {name!r} is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
         )
+    forward = capture(model, batch_size).graph  # says what is wrong with a model, if anything
     if not training:
-        return capture(model, batch_size).graph
+        return forward
+    if isinstance(model, keras.Sequential):
+        inputs, outputs = model.inputs[0], model.outputs[0]
+    else:
+        inputs, outputs = model.input, model.output
     if not model.compiled:
-        model.compile(loss=keras.tree.map_structure(_suggested_loss, model.output))
-    outputs = keras.tree.map_structure(lambda y: _sized(y, batch_size, y.dtype), model.output)
-    inputs = keras.tree.map_structure(lambda x: _sized(x, batch_size, x.dtype), model.input)
-    targets = _targets(model, outputs)
+        model.compile(loss=keras.tree.map_structure(_suggested_loss, outputs))
+    targets = _targets(model, outputs, batch_size)
+    inputs = keras.tree.map_structure(lambda x: _sized(x.shape, batch_size, x.dtype), inputs)
     model._symbolic_build(data_batch=(inputs, targets))
     return capture_step(model, batch_size, targets).model.graph
 
@@ -133,26 +141,32 @@ def _suggested_loss(output: Any) -> str:
     return "mean_squared_error"
 
 
-def _targets(model: Any, outputs: Any) -> Any:
+def _targets(model: Any, outputs: Any, batch_size: int) -> Any:
     """Symbolic targets: whole numbers without the last axis for sparse losses, else as outputs."""
     import keras
 
-    flat = keras.tree.flatten(outputs)
+    def target(output: Any, loss: Any) -> Any:
+        name = (
+            loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+        )
+        if "sparse" in name:
+            return _sized(output.shape[:-1], batch_size, "int32")
+        return _sized(output.shape, batch_size, output.dtype)
+
     losses = model.loss
+    if isinstance(outputs, dict):
+        losses = losses if isinstance(losses, dict) else dict.fromkeys(outputs, losses)
+        return {name: target(output, losses.get(name)) for name, output in outputs.items()}
+    flat = keras.tree.flatten(outputs)
     if isinstance(losses, dict):
         losses = [losses.get(name) for name in model.output_names]
-    losses = losses if isinstance(losses, (list, tuple)) else [losses] * len(flat)
-    targets = []
-    for output, loss in zip(flat, losses, strict=False):
-        loss_name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-        if "sparse" in (loss_name or getattr(loss, "__name__", "")):
-            targets.append(keras.KerasTensor(output.shape[:-1], "int32"))
-        else:
-            targets.append(keras.KerasTensor(output.shape, output.dtype))
+    elif not isinstance(losses, (list, tuple)):
+        losses = [losses] * len(flat)
+    targets = [target(*pair) for pair in zip(flat, losses, strict=True)]
     return keras.tree.pack_sequence_as(outputs, targets)
 
 
-def _sized(tensor: Any, batch_size: int, dtype: str) -> Any:
+def _sized(shape: Any, batch_size: int, dtype: str) -> Any:
     import keras
 
-    return keras.KerasTensor((batch_size, *tensor.shape[1:]), dtype)
+    return keras.KerasTensor((batch_size, *shape[1:]), dtype)

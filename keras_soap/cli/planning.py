@@ -9,6 +9,7 @@ from keras_soap.cli.quiet import quiet
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.roofline import Roofline
+from keras_soap.graph import zoo
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.topology.device_topology import DeviceTopology
 from keras_soap.topology.resolve import resolve
@@ -19,8 +20,8 @@ def define_problem_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "The model: module:function, a .keras file, a name in keras.applications, or a file of an "
-        "operator graph.",
+        f"The model: a benchmark ({', '.join(zoo.MODELS)}), module:function, a .keras file, a name "
+        "in keras.applications, or a file of an operator graph.",
         flag_values=values,
         required=True,
     )

@@ -218,9 +218,8 @@ class OperatorGraph:
             )
         return tuple(
             trains[edge.producer.operator]
-            and edge.input not in self.operators[edge.consumer].attributes.get(
-                "constant_inputs", ()
-            )
+            and edge.input
+            not in self.operators[edge.consumer].attributes.get("constant_inputs", ())
             and self.operators[edge.producer.operator]
             .output_specs[edge.producer.output]
             .is_floating

@@ -237,9 +237,7 @@ def axis_dimensions(
             name,
             (axis,) * len(operator.output_specs),
             shape[axis],
-            (kinds or {}).get(
-                name, DimensionKind.SAMPLE if axis == 0 else DimensionKind.ATTRIBUTE
-            ),
+            (kinds or {}).get(name, DimensionKind.SAMPLE if axis == 0 else DimensionKind.ATTRIBUTE),
             (steps or {}).get(name, 1),
         )
         for axis, name in enumerate(names)

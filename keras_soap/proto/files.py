@@ -91,7 +91,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 def declared_message(text: str) -> str | None:
     """Full name of the message that a text file says it holds, if it says so."""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.strip() and not line.startswith("#"):
             return None
         found = re.match(r"#\s*proto-message:\s*([\w.]+)", line)
@@ -115,10 +115,10 @@ def check_schema_version(where: str, message: Message, error: type[Exception]) -
 def readable_text(message: Message) -> str:
     """`message` as text, with lists in brackets and short messages on one line."""
     text = text_format.MessageToString(message, use_short_repeated_primitives=True, as_utf8=True)
-    # Newlines in strings are escaped, so each line here is a field. Strings are the one scalar
-    # type of which short_repeated_primitives leaves lists in pieces.
+    # Newlines in strings are escaped (U+0085 is not, so no splitlines), so each line is a field.
+    # Strings are the one scalar type of which short_repeated_primitives leaves lists in pieces.
     lines: list[str] = []
-    for (opening, _), group in itertools.groupby(text.splitlines(), _string_field):
+    for (opening, _), group in itertools.groupby(text.rstrip("\n").split("\n"), _string_field):
         values = list(group)
         if opening and len(values) > 1:
             values = _bracketed(opening, [line[len(opening) :].strip() for line in values])
@@ -150,7 +150,7 @@ def _bracketed(opening: str, values: list[str]) -> list[str]:
 
 
 def _on_one_line(found: re.Match[str]) -> str:
-    line = found.group(1) + " ".join(line.strip() for line in found.group().splitlines())
+    line = found.group(1) + " ".join(line.strip() for line in found.group().split("\n"))
     return line if len(line) <= LINE_LENGTH else found.group()
 
 

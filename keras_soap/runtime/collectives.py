@@ -39,8 +39,14 @@ def reduce(
     num_elements = tensors[0].shape.num_elements()
     if is_direct(len(tensors), num_elements * tensors[0].dtype.size):
         return [
-            _on(device, combine, [t if source == device else move(t, device)
-                                  for t, source in zip(tensors, devices, strict=True)])
+            _on(
+                device,
+                combine,
+                [
+                    t if source == device else move(t, device)
+                    for t, source in zip(tensors, devices, strict=True)
+                ],
+            )
             for device in devices
         ]
     return _ring(tensors, devices, combine)
@@ -52,14 +58,14 @@ def _ring(
     ranks = len(devices)
     shape, dtype = tensors[0].shape, tensors[0].dtype
     num_elements = shape.num_elements()
-    sizes = [stop - start for start, stop in (
-        chunk(rank, ranks, num_elements) for rank in range(ranks))]
+    sizes = [
+        stop - start for start, stop in (chunk(rank, ranks, num_elements) for rank in range(ranks))
+    ]
     chunks = []
     for tensor, device in zip(tensors, devices, strict=True):
         with tf.device(device):
             chunks.append(tf.split(tf.reshape(tensor, [-1]), sizes))
-    starts = {chunk(rank, ranks, num_elements)[0]: rank
-              for rank in range(ranks) if sizes[rank]}
+    starts = {chunk(rank, ranks, num_elements)[0]: rank for rank in range(ranks) if sizes[rank]}
     for number, moves in enumerate(rounds(ranks, num_elements, dtype.size)):
         for step in moves:
             piece = starts[step.start]
@@ -83,7 +89,8 @@ def gather_slices(
     result = []
     for device in devices:
         here = [
-            s if source == device
+            s
+            if source == device
             else tf.IndexedSlices(move(s.values, device), move(s.indices, device))
             for s, source in zip(slices, devices, strict=True)
         ]

@@ -15,7 +15,7 @@ from keras_soap.runtime.pieces import Region
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 
 ELEMENTWISE = frozenset(
-    "SGD Adam AdamW Adamax Nadam RMSprop Adagrad Adadelta Ftrl Lion".split()
+    ["SGD", "Adam", "AdamW", "Adamax", "Nadam", "RMSprop", "Adagrad", "Adadelta", "Ftrl", "Lion"]
 )
 """Optimizers whose update of an element depends on that element alone, so that shards of a weight
 can be updated apart."""

@@ -75,7 +75,8 @@ class ShardedVariable:
                 )
 
     def scatter(self) -> None:
-        """Brings the shards up to date after the user wrote the variable."""
+        """Brings the shards up to date with the user's variable."""
+        self.gather()
         self.is_written = False
         pieces = self._cut(self.original.read_value())
         for device, piece in zip(self.devices, pieces, strict=True):
@@ -165,6 +166,11 @@ class ShardStore:
     def after_step(self) -> None:
         """Notes that the shards are newer than what the user sees."""
         self.version += 1
+
+    def scatter(self) -> None:
+        """Sends all of the user's variables to the shards."""
+        for sharded in self.sharded:
+            sharded.scatter()
 
     def gather(self) -> None:
         """Brings all of the user's variables up to date."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_soap.graph.capture import CapturedModel
+from keras_soap.capture.model import CapturedModel
 from keras_soap.graph.operator_graph import Edge
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
@@ -26,6 +26,9 @@ from keras_soap.runtime.pieces import Region, accumulate, assemble, cut
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
+
+HOST = "/job:localhost/replica:0/task:0/device:CPU:0"
+"""Batches arrive here, and are cut for the devices of the input operators."""
 
 
 @dataclass
@@ -98,8 +101,9 @@ class StepTracer:
         traces = []
         whole = tuple((0, size) for size in self.graph.operators[number].output.shape)
         for part, device in zip(self.parts[number], self.devices(number), strict=True):
-            with tf.name_scope("feed"):
-                piece = collectives.move(cut(tensor, whole, part.output), device)
+            with tf.name_scope("feed"), tf.device(HOST):
+                piece = cut(tensor, whole, part.output)
+                piece = collectives.move(piece, device)
             traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
         return traces
 
@@ -289,9 +293,7 @@ class StepTracer:
                 )
                 gradients[part] = [_add(a, b) for a, b in zip(gradients[part], more, strict=True)]
 
-    def _send_back(
-        self, number: int, part: int, gradients: Sequence[Any], device: str
-    ) -> None:
+    def _send_back(self, number: int, part: int, gradients: Sequence[Any], device: str) -> None:
         for edge, gradient in zip(self.graph.in_edges[number], gradients, strict=True):
             source = edge.producer.operator
             if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[source]):
@@ -329,4 +331,3 @@ def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any
 def _scope(name: str) -> str:
     """A name that TensorFlow takes as a scope."""
     return "".join(c if c.isalnum() or c in "/_.-" else "_" for c in name).lstrip("/_-.") or "op"
-

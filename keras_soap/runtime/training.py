@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
-from keras_soap.graph.capture import CapturedModel
-from keras_soap.graph.losses import CapturedStep, LossTerm
+from keras_soap.capture.losses import CapturedStep, LossTerm
+from keras_soap.capture.model import CapturedModel
 from keras_soap.operators.rule import DimensionKind
 from keras_soap.runtime import collectives, layouts
 from keras_soap.runtime.optimizers import ShardedOptimizer
@@ -87,17 +88,10 @@ class TrainingRun:
         """
         lowering, strategy = self._for_batch(step.model)
         order = [*step.model.inputs, *step.targets, *step.sample_weights]
-        specs = [step.model.graph.operators[number].output for number in order]
 
-        @tf.function(
-            input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in specs],
-            autograph=False,
-            jit_compile=False,
-        )
+        @tf.function(input_signature=_signature(step.model, order), autograph=False)
         def train(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(
-                step.model, lowering, strategy, self.device_names, self.store, True
-            )
+            tracer = StepTracer(step.model, lowering, strategy, self.device_names, self.store, True)
             tracer.forward(dict(zip(order, fed, strict=True)))
             logs = self._report(step, tracer)
             tracer.backward()
@@ -107,20 +101,21 @@ class TrainingRun:
 
         return train
 
-    def outputs_function(self, step: CapturedStep) -> Callable[..., list[list[tf.Tensor]]]:
-        """The `tf.function` that gives, for each operator, the output of each of its parts."""
-        lowering, strategy = self._for_batch(step.model)
-        order = [*step.model.inputs, *step.targets, *step.sample_weights]
-        specs = [step.model.graph.operators[number].output for number in order]
+    def outputs_function(self, captured: CapturedModel) -> Callable[..., list[list[tf.Tensor]]]:
+        """The `tf.function` that gives, for each operator, the output of each of its parts.
 
-        @tf.function(
-            input_signature=[tf.TensorSpec(s.shape, s.dtype) for s in specs], autograph=False
-        )
+        Args:
+            captured: The model alone, whose operators are the first of the step's.
+        """
+        strategy = Strategy(self.strategy.configs[: len(captured.graph.operators)])
+        lowering = Lowering(captured.graph)
+
+        @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
             tracer = StepTracer(
-                step.model, lowering, strategy, self.device_names, self.store, False
+                captured, lowering, strategy, self.device_names, self.store, training=False
             )
-            tracer.forward(dict(zip(order, fed, strict=True)))
+            tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
             return [[trace.outputs[0] for trace in traces] for traces in tracer.traces]
 
         return forward
@@ -198,6 +193,11 @@ class TrainingRun:
                         sharded.on(device).value.assign(value)
 
 
+def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorSpec]:
+    specs = [captured.graph.operators[number].output for number in order]
+    return [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
+
+
 def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
     """Sums gradients over the devices that have one; all holders of the region get the sum."""
     sources = [device for device in holders if device in local]
@@ -216,7 +216,8 @@ def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
     for device in holders:
         if device not in result:
             result[device] = tf.nest.map_structure(
-                lambda t, device=device: collectives.move(t, device), summed[0],
+                lambda t, device=device: collectives.move(t, device),
+                summed[0],
                 expand_composites=True,
             )
     return result
@@ -253,8 +254,6 @@ def _unpack(report: tf.Tensor, term: LossTerm, batch_size: int) -> tf.Tensor:
 
 def _shrink_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
     """The configuration with sample degrees lowered until they divide the batch."""
-    import numpy as np
-
     devices = np.array(config.devices).reshape(config.degrees)
     degrees = list(config.degrees)
     for column, dimension in enumerate(dimensions):

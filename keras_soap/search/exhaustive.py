@@ -10,11 +10,13 @@
 For small problems: the number of configurations grows as the factorial of the number of devices.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from keras_soap.errors import SearchError
 from keras_soap.search import mcmc
-from keras_soap.search.path_bounds import NEVER, Domain, PathBounds
+from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.symmetry import Permutation, stabilizer, symmetries
@@ -82,20 +84,36 @@ class _BudgetSpent(Exception):
     pass
 
 
+@dataclass(frozen=True)
+class _Occupied:
+    """What the choices so far occupy.
+
+    Attributes:
+        load_ns: int64 (resources,). In all.
+        reduce_ns: int64 (resources,). Reductions of gradients alone.
+        release_ns: int64 (resources,). When the first of those can start.
+    """
+
+    load_ns: np.ndarray
+    reduce_ns: np.ndarray
+    release_ns: np.ndarray
+
+
 class _Search:
     def __init__(self, problem: Problem, tracker: Tracker):
         self.problem = problem
         self.graph = problem.graph
         self.tracker = tracker
+        self.num_devices = problem.topology.num_devices
         space = problem.space
         domains = [
-            Domain.of(list(space.configs(family, anywhere=True)), problem.topology.num_devices)
+            Domain.of(list(space.configs(family, anywhere=True)), self.num_devices)
             for family in range(len(space.families))
         ]
         self.bounds = PathBounds(problem, domains)
         self.chosen: dict[int, int] = {}
-        # By operator that has a configuration: when its parts can start at the earliest.
-        self.start_ns: dict[int, np.ndarray] = {}
+        # By operator that has a configuration: when its parts can start, forward and both ways.
+        self.start_ns: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         sources = [all(not self.graph.in_edges[n] for n in m) for m in space.families]
         self.order = sorted(range(len(space.families)), key=lambda family: sources[family])
 
@@ -109,87 +127,132 @@ class _Search:
         group = symmetries(self.problem.topology, (REPORT_DEVICE,) if reports else ())
         if not self.problem.space.places:
             group = group[:1]
-        load = np.zeros(self.problem.topology.num_devices, np.int64)
-        self._branch(0, group, load)
+        zeros = np.zeros(self.bounds.num_resources, np.int64)
+        self._branch(0, group, _Occupied(zeros, zeros, zeros + (1 << 61)))
 
     def _limit_ns(self) -> int:
         best = self.tracker.best
         return best.step_time_ns if best.feasible else 1 << 62
 
-    def _branch(self, depth: int, group: tuple[Permutation, ...], load: np.ndarray) -> None:
+    def _branch(self, depth: int, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
         if self.tracker.spent():
             raise _BudgetSpent
         if depth == len(self.order):
             self._evaluate()
             return
         family = self.order[depth]
-        bound, starts = self._bound(family, load, self.order[depth + 1 :])
+        members = self.problem.space.families[family]
+        starts = {number: self._starts(number) for number in members}
+        taken = self._occupy(family, starts, occupied)
+        bound = self._bound(starts, taken, self.order[depth + 1 :])
         domain = self.bounds.domains[family]
         for row in np.argsort(bound, kind="stable").tolist():
             if bound[row] >= self._limit_ns():
-                return
+                break
             devices = domain.configs[row].devices
             if any(tuple(image[d] for d in devices) < devices for image in group):
                 continue
             self.chosen[family] = row
-            for number, start in starts.items():
-                self.start_ns[number] = start[row]
-            self._branch(
-                depth + 1, stabilizer(group, devices), load + self.bounds.load_ns[family][row]
-            )
+            for number, (ready, head) in starts.items():
+                self.start_ns[number] = ready[row], head[row]
+            now = _Occupied(taken.load_ns[row], taken.reduce_ns[row], taken.release_ns[row])
+            self._branch(depth + 1, stabilizer(group, devices), now)
         self.chosen.pop(family, None)
-        for number in starts:
+        for number in members:
             self.start_ns.pop(number, None)
 
     def _bound(
-        self, family: int, load: np.ndarray, open_families: list[int]
-    ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """For each configuration of a family a bound, and when the parts of members start."""
-        bounds = self.bounds
-        left = sum(int(bounds.load_ns[other].sum(axis=1).min()) for other in open_families)
-        loads = load + bounds.load_ns[family]
-        bound = np.maximum(
-            loads.max(axis=1, initial=0),
-            -(-(loads.sum(axis=1) + left) // self.problem.topology.num_devices),
+        self,
+        starts: dict[int, tuple[np.ndarray, np.ndarray]],
+        taken: _Occupied,
+        open_families: list[int],
+    ) -> np.ndarray:
+        """int64 (configs,): lower bounds of the step time for each configuration of a family."""
+        left = sum(
+            int(self.bounds.load_ns[family][:, : self.num_devices].sum(axis=1).min())
+            for family in open_families
         )
-        starts: dict[int, np.ndarray] = {}
-        for number in self.problem.space.families[family]:
-            start = self._starts(number)
-            tail = bounds.tail_ns[number]
-            for edge in bounds.out_edges(number):
+        work = taken.load_ns[:, : self.num_devices].sum(axis=1) + left
+        reduced = np.where(taken.reduce_ns > 0, taken.reduce_ns + taken.release_ns, 0)
+        bound = np.maximum(taken.load_ns.max(axis=1), reduced.max(axis=1))
+        bound = np.maximum(bound, -(-work // self.num_devices))
+        for number, (ready, head) in starts.items():
+            tail = self._tails(number)
+            bound = np.maximum(bound, (head + tail).max(axis=1))
+            bound = np.maximum(bound, (ready + tail + self.bounds.sync_ns[number]).max(axis=1))
+        return bound
+
+    def _occupy(
+        self,
+        family: int,
+        starts: dict[int, tuple[np.ndarray, np.ndarray]],
+        occupied: _Occupied,
+    ) -> _Occupied:
+        """The same by configuration of `family`: arrays have an axis for it in front."""
+        bounds = self.bounds
+        load = occupied.load_ns + bounds.load_ns[family]
+        for number in starts:
+            for edge in self.graph.in_edges[number]:
+                row = self.chosen.get(bounds.family_of[edge.producer.operator])
+                if row is not None:
+                    load = load + bounds.traffic_ns(edge)[row]
+            for edge in self.graph.out_edges[number]:
                 row = self.chosen.get(bounds.family_of[edge.consumer])
                 if row is not None:
-                    after = bounds.move_ns[edge.index][:, row] + self._tail(edge.consumer, row)
-                    tail = np.maximum(tail, bounds.own_ns[number] + after.max(axis=2))
-            bound = np.maximum(bound, (start + tail).max(axis=1, initial=NEVER))
-            starts[number] = start
-        return bound, starts
+                    load = load + bounds.traffic_ns(edge)[:, row]
+        # Gradients of a part are there when the chain has been down to the loss and back.
+        release = min(
+            (ready + bounds.tail_ns[number]).min(axis=1, where=self._real(number), initial=1 << 61)
+            for number, (ready, _) in starts.items()
+        )
+        reduce = bounds.reduce_ns[family]
+        return _Occupied(
+            load,
+            occupied.reduce_ns + reduce,
+            np.where(
+                reduce > 0, np.minimum(release[:, None], occupied.release_ns), occupied.release_ns
+            ),
+        )
 
-    def _starts(self, number: int) -> np.ndarray:
-        """int64 (configs, parts): earliest starts, given what has been chosen before."""
+    def _starts(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (configs, parts) twice: earliest starts, given what has been chosen before."""
         bounds = self.bounds
-        start = np.zeros_like(bounds.head_ns[number])
-        for edge in bounds.in_edges(number):
+        ready = np.zeros_like(bounds.ready_ns[number])
+        head = np.zeros_like(ready)
+        for edge in self.graph.in_edges[number]:
             producer = edge.producer.operator
             row = self.chosen.get(bounds.family_of[producer])
-            if row is None or producer not in self.start_ns:
-                arrival = bounds.least_head(edge)
+            known = row is not None and producer in self.start_ns
+            if not known:
+                ready = np.maximum(ready, bounds.least_ready(edge))
             else:
-                end = self.start_ns[producer] + bounds.own_ns[producer][row]
-                arrival = (end[None, :, None] + bounds.move_ns[edge.index][row]).max(axis=1)
-            start = np.maximum(start, arrival)
-        return start
+                end = self.start_ns[producer][0] + bounds.forward_ns[producer][row]
+                moved = end[None, :, None] + bounds.there_ns[edge.index][row]
+                ready = np.maximum(ready, moved.max(axis=1))
+            if not bounds.on_chain(edge):
+                continue
+            if not known:
+                head = np.maximum(head, bounds.least_head(edge))
+            else:
+                end = self.start_ns[producer][1] + bounds.own_ns[producer][row]
+                moved = end[None, :, None] + bounds.move_ns[edge.index][row]
+                head = np.maximum(head, moved.max(axis=1))
+        return ready, head
 
-    def _tail(self, number: int, row: int) -> np.ndarray:
-        """int64 (parts,): tail of an operator that has configuration `row`, as far as is chosen."""
+    def _tails(self, number: int) -> np.ndarray:
+        """int64 (configs, parts): tails, given what has been chosen behind."""
         bounds = self.bounds
-        tail = bounds.tail_ns[number][row]
-        for edge in bounds.out_edges(number):
-            after = self.chosen.get(bounds.family_of[edge.consumer])
-            if after is not None:
-                moved = bounds.move_ns[edge.index][row, after] + self._tail(edge.consumer, after)
-                tail = np.maximum(tail, bounds.own_ns[number][row] + moved.max(axis=1))
+        tail = bounds.tail_ns[number]
+        for edge in filter(bounds.on_chain, self.graph.out_edges[number]):
+            row = self.chosen.get(bounds.family_of[edge.consumer])
+            if row is not None:
+                after = bounds.move_ns[edge.index][:, row] + self._tails(edge.consumer)[row]
+                tail = np.maximum(tail, bounds.own_ns[number] + after.max(axis=2))
         return tail
+
+    def _real(self, number: int) -> np.ndarray:
+        """Bool (configs, parts): which parts there are."""
+        return self.bounds.domains[self.bounds.family_of[number]].devices >= 0
 
     def _evaluate(self) -> None:
         configs = tuple(

@@ -8,9 +8,12 @@ v under configuration a, along one chain of operators forward and the same chain
     head_v(a, p) = max over edges u → v of
                    min over b of max over parts c that p reads of head_u(b, c) + own_u(b, c) + move
 
-so head_v(a, p) + tail_v(a, p) bounds every strategy in which v has configuration a. Nothing of
-contention is in it, so it holds however tasks queue. Likewise no device can do its work faster than
-one task after the other.
+so head_v(a, p) + tail_v(a, p) bounds every strategy in which v has configuration a. With heads of
+the forward pass alone, ready_v + tail_v is when the gradients of v are there, and their reduction
+and the update follow. Nothing of contention is in it, so it holds however tasks queue.
+
+Likewise no device or link can do its work faster than one task after the other; and reductions on a
+link not before the first of them is ready.
 """
 
 from dataclasses import dataclass
@@ -51,12 +54,15 @@ class PathBounds:
 
     Attributes:
         domains: By family. `tighten` removes what cannot be part of anything faster.
-        own_ns: By operator, int64 (configs, parts): forward and backward time of each part; where
-            the backward pass ends, with the reduction of its gradients.
-        load_ns: By family, int64 (configs, devices): work on each device.
-        move_ns: By edge, int64 (producer configs, consumer configs, producer parts, consumer
-            parts): time of the transfer forward and back; `NEVER` where nothing is read.
-        head_ns, tail_ns: By operator, int64 (configs, parts).
+        forward_ns, own_ns: By operator, int64 (configs, parts): time of each part forward, and both
+            ways; where the backward pass ends, the latter with `sync_ns`.
+        sync_ns: By operator, int64 (configs, parts): reduction of gradients, and update.
+        load_ns: By family, int64 (configs, resources): what it occupies of devices and links.
+        reduce_ns: By family, the same of reductions alone.
+        there_ns, move_ns: By edge, int64 (producer configs, consumer configs, producer parts,
+            consumer parts): time of the transfer forward, and both ways; `NEVER` where nothing
+            is read.
+        ready_ns, head_ns, tail_ns: By operator, int64 (configs, parts).
     """
 
     def __init__(self, problem: Problem, domains: list[Domain]):
@@ -65,12 +71,21 @@ class PathBounds:
         self.topology = problem.topology
         self.family_of = problem.space.family_of
         self.domains = domains
-        operators = range(len(self.graph.operators))
-        self.own_ns = [self._own(number) for number in operators]
-        self.load_ns = [self._load(members) for members in problem.space.families]
-        self.move_ns = [self._move(edge) for edge in self.graph.edges]
-        self.head_ns: list[np.ndarray] = []
-        self.tail_ns: list[np.ndarray] = []
+        self.num_resources = self.topology.num_devices + len(self.topology.links)
+        self.forward_ns: list[np.ndarray] = []
+        self.own_ns: list[np.ndarray] = []
+        self.sync_ns: list[np.ndarray] = []
+        shapes = [(len(domain.configs), self.num_resources) for domain in domains]
+        self.load_ns = [np.zeros(shape, np.int64) for shape in shapes]
+        self.reduce_ns = [np.zeros(shape, np.int64) for shape in shapes]
+        for number in range(len(self.graph.operators)):
+            self._measure(number)
+        self.there_ns, self.move_ns = [], []
+        for edge in self.graph.edges:
+            there, back = self._moves(edge)
+            self.there_ns.append(there)
+            self.move_ns.append(there + back if self._returns(edge) else there)
+        self._traffic: dict[int, np.ndarray] = {}
         self._propagate()
 
     def tighten(self, limit_ns: int) -> None:
@@ -81,16 +96,18 @@ class PathBounds:
         while True:
             keep = [np.ones(len(domain.configs), bool) for domain in self.domains]
             for number, family in enumerate(self.family_of):
-                bound = self.head_ns[number] + self.tail_ns[number]
-                keep[family] &= bound.max(axis=1, initial=NEVER) < limit_ns
-            least = [load.sum(axis=1).min(initial=0) for load in self.load_ns]
+                bound = self.bound_ns(number, self.ready_ns[number], self.head_ns[number])
+                keep[family] &= bound < limit_ns
+            num_devices = self.topology.num_devices
+            least = [load[:, :num_devices].sum(axis=1).min() for load in self.load_ns]
             for family, load in enumerate(self.load_ns):
-                total = sum(least) - least[family] + load.sum(axis=1)
+                total = sum(least) - least[family] + load[:, :num_devices].sum(axis=1)
                 keep[family] &= (load.max(axis=1, initial=0) < limit_ns) & (
-                    total < limit_ns * self.topology.num_devices
+                    total < limit_ns * num_devices
                 )
             if all(kept.all() for kept in keep):
                 return
+            self._traffic.clear()
             self._restrict(keep)
             if not all(kept.any() for kept in keep):
                 return
@@ -103,44 +120,83 @@ class PathBounds:
                 [config for config, stays in zip(domain.configs, kept, strict=True) if stays],
                 domain.devices[kept],
             )
-            self.load_ns[family] = self.load_ns[family][kept]
+            for by_family in (self.load_ns, self.reduce_ns):
+                by_family[family] = by_family[family][kept]
         for number, family in enumerate(self.family_of):
-            self.own_ns[number] = self.own_ns[number][keep[family]]
+            for by_operator in (self.forward_ns, self.own_ns, self.sync_ns):
+                by_operator[number] = by_operator[number][keep[family]]
         for edge in self.graph.edges:
             producer = keep[self.family_of[edge.producer.operator]]
             consumer = keep[self.family_of[edge.consumer]]
-            self.move_ns[edge.index] = self.move_ns[edge.index][producer][:, consumer]
+            for by_edge in (self.there_ns, self.move_ns):
+                by_edge[edge.index] = by_edge[edge.index][producer][:, consumer]
+
+    def bound_ns(self, number: int, ready: np.ndarray, head: np.ndarray) -> np.ndarray:
+        """int64 (configs,): bound by operator `number`, if its parts have these heads."""
+        tail = self.tail_ns[number]
+        return np.maximum(head + tail, ready + tail + self.sync_ns[number]).max(axis=1)
 
     def _propagate(self) -> None:
         operators = range(len(self.graph.operators))
+        self.ready_ns = [np.zeros_like(own) for own in self.own_ns]
         self.head_ns = [np.zeros_like(own) for own in self.own_ns]
         self.tail_ns = [own.copy() for own in self.own_ns]
         for number in operators:
-            for edge in self.in_edges(number):
-                self.head_ns[number] = np.maximum(self.head_ns[number], self.least_head(edge))
+            for edge in self.graph.in_edges[number]:
+                np.maximum(self.ready_ns[number], self.least_ready(edge), self.ready_ns[number])
+                if self.on_chain(edge):
+                    np.maximum(self.head_ns[number], self.least_head(edge), self.head_ns[number])
         for number in reversed(operators):
-            for edge in self.out_edges(number):
+            for edge in filter(self.on_chain, self.graph.out_edges[number]):
                 tail = self.tail_ns[edge.consumer][None, :, None, :]
                 longest = (self.move_ns[edge.index] + tail).max(axis=3).min(axis=1)
                 self.tail_ns[number] = np.maximum(
                     self.tail_ns[number], self.own_ns[number] + longest
                 )
 
-    def least_head(self, edge: Edge) -> np.ndarray:
+    def traffic_ns(self, edge: Edge) -> np.ndarray:
+        """int64 (producer configs, consumer configs, resources): what its transfers occupy."""
+        if edge.index not in self._traffic:
+            self._traffic[edge.index] = self._find_traffic(edge)
+        return self._traffic[edge.index]
+
+    def _find_traffic(self, edge: Edge) -> np.ndarray:
+        producer = self.domains[self.family_of[edge.producer.operator]].devices
+        consumer = self.domains[self.family_of[edge.consumer]].devices
+        there = self.there_ns[edge.index]
+        traffic = np.zeros((len(producer), len(consumer), self.num_resources), np.int64)
+        for p in range(self.topology.num_devices):
+            for c in range(self.topology.num_devices):
+                for a in range(self.topology.num_devices):
+                    for b in range(self.topology.num_devices):
+                        if a == b:
+                            continue
+                        moves = (producer[:, p] == a)[:, None] & (consumer[:, c] == b)[None, :]
+                        moves &= there[:, :, p, c] > NEVER
+                        if not moves.any():
+                            continue
+                        ways = [(a, b, there[:, :, p, c])]
+                        if self._returns(edge):
+                            back = self.move_ns[edge.index][:, :, p, c] - there[:, :, p, c]
+                            ways.append((b, a, back))
+                        for source, target, time in ways:
+                            for link in self.topology.route(source, target).links:
+                                traffic[..., self.topology.num_devices + link] += moves * time
+        return traffic
+
+    def least_ready(self, edge: Edge) -> np.ndarray:
         """int64 (consumer configs, parts): earliest start, whatever the producer's configs."""
+        producer = edge.producer.operator
+        end = self.ready_ns[producer] + self.forward_ns[producer]
+        return (end[:, None, :, None] + self.there_ns[edge.index]).max(axis=2).min(axis=0)
+
+    def least_head(self, edge: Edge) -> np.ndarray:
+        """The same both ways."""
         producer = edge.producer.operator
         end = self.head_ns[producer] + self.own_ns[producer]
         return (end[:, None, :, None] + self.move_ns[edge.index]).max(axis=2).min(axis=0)
 
-    def in_edges(self, number: int) -> list[Edge]:
-        """Edges that chains come in by."""
-        return [edge for edge in self.graph.in_edges[number] if self._on_chain(edge)]
-
-    def out_edges(self, number: int) -> list[Edge]:
-        """Edges that chains go out by."""
-        return [edge for edge in self.graph.out_edges[number] if self._on_chain(edge)]
-
-    def _on_chain(self, edge: Edge) -> bool:
+    def on_chain(self, edge: Edge) -> bool:
         """Whether the producer's backward tasks, if it has any, wait for those of the consumer."""
         return not self._trains(edge.producer.operator) or self._returns(edge)
 
@@ -151,87 +207,109 @@ class PathBounds:
             and self.graph.carries_gradient[edge.index]
         )
 
-    def _own(self, number: int) -> np.ndarray:
-        domain = self.domains[self.family_of[number]]
-        own = np.zeros(domain.devices.shape, np.int64)
-        ends_here = self._trains(number) and not any(
-            map(self._returns, self.graph.in_edges[number])
-        )
-        for row, config in enumerate(domain.configs):
-            own[row, : config.num_parts] = self._part_times(number, config)
-            if ends_here:
-                own[row, : config.num_parts] += self._sync_times(number, config)
-        return own
-
     def _trains(self, number: int) -> bool:
         return self.problem.training and self.graph.has_backward[number]
 
+    def _measure(self, number: int) -> None:
+        """Fills in times of an operator."""
+        leads = number == self.graph.sharers[number][0]
+        family = self.family_of[number]
+        domain = self.domains[family]
+        forward, backward, sync = (np.zeros(domain.devices.shape, np.int64) for _ in range(3))
+        for row, config in enumerate(domain.configs):
+            there, back = self._part_times(number, config)
+            forward[row, : config.num_parts] = there
+            np.add.at(self.load_ns[family][row], list(config.devices), there)
+            if self._trains(number):
+                backward[row, : config.num_parts] = back
+                np.add.at(self.load_ns[family][row], list(config.devices), back)
+            if self._trains(number) and leads:
+                for members, cost in self._reductions(number, config):
+                    sync[row, members] = np.maximum(sync[row, members], cost.time_ns)
+                    links = [self.topology.num_devices + link for link in cost.links]
+                    self.reduce_ns[family][row, links] += cost.time_ns
+                updates = self._updates(number, config)
+                sync[row, : config.num_parts] += updates
+                np.add.at(self.load_ns[family][row], list(config.devices), updates)
+            for time, both in zip((forward, backward), (False, True), strict=True):
+                for members, cost in self._combines(number, config, both):
+                    time[row, members] += cost.time_ns
+                    links = [self.topology.num_devices + link for link in cost.links]
+                    self.load_ns[family][row, links] += cost.time_ns
+        if leads:
+            self.load_ns[family] += self.reduce_ns[family]
+        ends = self._trains(number) and not any(map(self._returns, self.graph.in_edges[number]))
+        self.forward_ns.append(forward)
+        self.own_ns.append(forward + backward + ends * sync)
+        self.sync_ns.append((not ends) * sync)
+
     def _part_times(self, number: int, config: ParallelConfig) -> np.ndarray:
-        costs = self.problem.costs
-        passes = 2 if self._trains(number) else 1
-        times = np.array(
-            [
-                sum(
-                    int(costs.part_times_ns(number, config.degrees, device)[which][part])
-                    for which in range(passes)
+        """int64 (2, parts): forward and backward."""
+        times = [
+            self.problem.costs.part_times_ns(number, config.degrees, device)
+            for device in config.devices
+        ]
+        return np.array(
+            [[int(both[which][part]) for part, both in enumerate(times)] for which in range(2)],
+            np.int64,
+        )
+
+    def _combines(self, number: int, config: ParallelConfig, backward: bool):
+        """Groups of parts that reduce something on the way, and what that costs."""
+        if backward and not self._trains(number):
+            return
+        for block in self.problem.lowering.operator(number, config.degrees).combines:
+            if not backward or block.combine.reduction == "sum":
+                yield from self._reduce(
+                    config, block.group, block.combine.elements, block.element_bytes
                 )
-                for part, device in enumerate(config.devices)
+
+    def _reductions(self, number: int, config: ParallelConfig):
+        """Groups of parts that reduce gradients, and what that costs; sparse ones are left out."""
+        block = self.problem.lowering.operator(number, config.degrees)
+        specs = self.graph.operators[number].weight_specs
+        for spec, weight in zip(specs, block.weights, strict=True):
+            if spec.trainable and weight.sparse_rows is None:
+                yield from self._reduce(
+                    config, weight.group, weight.num_elements, weight.element_bytes
+                )
+
+    def _reduce(self, config: ParallelConfig, group, elements, element_bytes: int):
+        for number in range(int(group.max()) + 1):
+            members = np.flatnonzero(group == number).tolist()
+            if len(members) > 1:
+                devices = sorted(config.devices[part] for part in members)
+                count = int(elements[members[0]])
+                yield members, all_reduce.cost(self.topology, devices, count, element_bytes)
+
+    def _updates(self, number: int, config: ParallelConfig) -> np.ndarray:
+        """int64 (parts,): times of the updates."""
+        block = self.problem.lowering.operator(number, config.degrees)
+        num_bytes = np.zeros(config.num_parts, np.int64)
+        specs = self.graph.operators[number].weight_specs
+        for spec, weight in zip(specs, block.weights, strict=True):
+            if spec.trainable:
+                num_bytes += weight.num_elements * weight.element_bytes
+        return np.array(
+            [
+                self.problem.profile.update_time_ns(size, self.topology.devices[device])
+                if size
+                else 0
+                for size, device in zip(num_bytes.tolist(), config.devices, strict=True)
             ],
             np.int64,
         )
-        for block in self.problem.lowering.operator(number, config.degrees).combines:
-            backward = passes == 2 and block.combine.reduction == "sum"
-            for members in _groups(block.group):
-                time_ns = self._reduce_ns(
-                    config, members, int(block.combine.elements[members[0]]), block.element_bytes
-                )
-                times[members] += time_ns * (1 + backward)
-        return times
 
-    def _sync_times(self, number: int, config: ParallelConfig) -> np.ndarray:
-        """Of the slowest reduction of a part's weights; updates are left out."""
-        slowest = np.zeros(config.num_parts, np.int64)
-        operator = self.graph.operators[number]
-        block = self.problem.lowering.operator(number, config.degrees)
-        for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
-            if not spec.trainable or weight.sparse_rows is not None:
-                continue
-            for members in _groups(weight.group):
-                time_ns = self._reduce_ns(
-                    config, members, int(weight.num_elements[members[0]]), weight.element_bytes
-                )
-                slowest[members] = np.maximum(slowest[members], time_ns)
-        return slowest
-
-    def _reduce_ns(
-        self, config: ParallelConfig, members: list[int], elements: int, element_bytes: int
-    ) -> int:
-        if len(members) == 1:
-            return 0
-        devices = sorted(config.devices[part] for part in members)
-        return all_reduce.cost(self.topology, devices, elements, element_bytes).time_ns
-
-    def _load(self, members: tuple[int, ...]) -> np.ndarray:
-        domain = self.domains[self.family_of[members[0]]]
-        load = np.zeros((len(domain.configs), self.topology.num_devices), np.int64)
-        passes = [2 if self._trains(number) else 1 for number in members]
-        costs = self.problem.costs
-        for row, config in enumerate(domain.configs):
-            for number, num_passes in zip(members, passes, strict=True):
-                for part, device in enumerate(config.devices):
-                    times = costs.part_times_ns(number, config.degrees, device)
-                    load[row, device] += sum(int(times[which][part]) for which in range(num_passes))
-        return load
-
-    def _move(self, edge: Edge) -> np.ndarray:
+    def _moves(self, edge: Edge) -> tuple[np.ndarray, np.ndarray]:
+        """Times of the transfers of an edge, there and back."""
         producer = self.domains[self.family_of[edge.producer.operator]]
         consumer = self.domains[self.family_of[edge.consumer]]
         width = self.topology.num_devices
-        moves = np.full((len(producer.configs), len(consumer.configs), width, width), NEVER)
+        shape = (len(producer.configs), len(consumer.configs), width, width)
+        there, back = np.full(shape, NEVER), np.zeros(shape, np.int64)
         element_bytes = dtype_bytes(
             self.graph.operators[edge.consumer].input_specs[edge.input].dtype
         )
-        back = self._returns(edge)
         times: dict[int, np.ndarray] = {}
         for before, rows in _by_degrees(producer.configs).items():
             for after, columns in _by_degrees(consumer.configs).items():
@@ -241,23 +319,21 @@ class PathBounds:
                     found.producer, found.consumer, found.num_elements.tolist(), strict=True
                 ):
                     if elements not in times:
-                        times[elements] = self._times_between(elements * element_bytes, back)
-                    source, target = producer.devices[rows, p], consumer.devices[columns, c]
-                    moves[(*cells, p, c)] = times[elements][source[:, None], target[None, :]]
-        return moves
+                        times[elements] = self._times_between(elements * element_bytes)
+                    source = producer.devices[rows, p][:, None]
+                    target = consumer.devices[columns, c][None, :]
+                    there[(*cells, p, c)] = times[elements][source, target]
+                    back[(*cells, p, c)] = times[elements][target, source]
+        return there, back
 
-    def _times_between(self, num_bytes: int, back: bool) -> np.ndarray:
+    def _times_between(self, num_bytes: int) -> np.ndarray:
         size = self.topology.num_devices
         times = np.zeros((size, size), np.int64)
         for a in range(size):
             for b in range(size):
                 if a != b:
                     times[a, b] = self.topology.route(a, b).time_ns(num_bytes)
-        return times + times.T if back else times
-
-
-def _groups(group: np.ndarray) -> list[list[int]]:
-    return [np.flatnonzero(group == number).tolist() for number in range(int(group.max()) + 1)]
+        return times
 
 
 def _by_degrees(configs: list[ParallelConfig]) -> dict[tuple[int, ...], np.ndarray]:

@@ -290,7 +290,7 @@ def build_edge(machine, model, tables, state, e):
         if empty:
             all_read = False
             continue
-        target = ints[targets + c]
+        target = int(ints[targets + c])
         while True:
             p = 0
             num_bytes = task_bytes
@@ -298,7 +298,7 @@ def build_edge(machine, model, tables, state, e):
                 i = index[axis]
                 p += i * stride[axis]
                 num_bytes *= min(high[axis], (i + 1) * cell[axis]) - max(low[axis], i * cell[axis])
-            source = ints[sources + p]
+            source = int(ints[sources + p])
             pair[number, P_PARTS] = p << 32 | c
             pair[number, P_ROUTE] = source << 32 | target
             ints[by_producer + p] += 1

@@ -568,6 +568,9 @@ def simulate(machine, model, tables, state, cut, size, limit):
             task[row, LATEST] = latest
             if task[row, MISSING] == 0:
                 size = push(heap, size, latest, arrivals[a], ready)
+    if position == next_save and position // every <= num_saves:
+        save = position // every
+        state.saves[save - 1, 1 - state.save_which[save - 1]] = state.resource
     state.scalar[NEW_LOG_USED] = position
     state.scalar[TASKS_SIMULATED] += position - start_position
     return True

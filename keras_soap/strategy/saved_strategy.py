@@ -10,6 +10,7 @@ It fits where these agree, compared in this order:
 The first difference is the error's subject. What a hand-written file leaves out is not compared.
 """
 
+import dataclasses
 import datetime
 import hashlib
 from dataclasses import dataclass
@@ -217,4 +218,7 @@ def _compare_dimensions(
 def _operator_fingerprint(graph: OperatorGraph, number: int) -> str:
     operator = graph.operators[number]
     refs = [(graph.operators[ref.operator].name, ref.output) for ref in operator.inputs]
-    return hashlib.sha256(f"{operator.signature}\0{refs}".encode()).hexdigest()[:8]
+    # Metrics change what a loss reports, and nothing that a strategy is about.
+    attributes = {k: v for k, v in operator.attributes.items() if k != "report_bytes"}
+    signature = dataclasses.replace(operator, attributes=attributes).signature
+    return hashlib.sha256(f"{signature}\0{refs}".encode()).hexdigest()[:8]

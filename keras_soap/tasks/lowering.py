@@ -4,6 +4,7 @@
 depend on degrees, not on devices, so a search meets most of them again and again: hence the caches.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from keras_soap.operators import registry
 from keras_soap.operators.rule import Combine, Dimension, Part
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.tasks import overlap
-from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.device_topology import Device, DeviceTopology
 
 
 @dataclass(frozen=True)
@@ -167,20 +168,28 @@ class Costs:
         self.lowering = lowering
         self.topology = topology
         self.profile = profile
-        self._by_model: dict[tuple[int, tuple[int, ...], str], tuple[np.ndarray, np.ndarray]] = {}
+        classes: dict[Device, int] = {}
+        self.device_class: tuple[int, ...] = tuple(
+            classes.setdefault(
+                dataclasses.replace(device, name="", node=0, memory_bytes=1), len(classes)
+            )
+            for device in topology.devices
+        )
+        """By device. Devices of one class are alike but for name, place and memory."""
+        self._by_class: dict[tuple[int, tuple[int, ...], int], tuple[np.ndarray, np.ndarray]] = {}
 
     def part_times_ns(
         self, number: int, degrees: tuple[int, ...], device: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """int64 (parts,) twice: forward and backward times of all parts, were they on `device`."""
-        key = (number, degrees, self.topology.devices[device].model)
-        if key not in self._by_model:
-            self._by_model[key] = self.profile.part_times_ns(
+        key = (number, degrees, self.device_class[device])
+        if key not in self._by_class:
+            self._by_class[key] = self.profile.part_times_ns(
                 self.lowering.graph.operators[number],
                 self.lowering.operator(number, degrees).outputs[0],
                 self.topology.devices[device],
             )
-        return self._by_model[key]
+        return self._by_class[key]
 
 
 def _ranges(region: np.ndarray) -> tuple[tuple[int, int], ...]:

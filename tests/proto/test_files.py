@@ -64,9 +64,7 @@ def test_a_header_after_the_content_is_a_comment(tmp_path):
 
 def test_versions_are_checked(tmp_path):
     assert "Write `schema_version: 1`" in refusal(tmp_path, 'name: "x"')
-    assert "schema_version 2, but this keras_soap knows 1" in refusal(
-        tmp_path, "schema_version: 2"
-    )
+    assert "schema_version 2, but this keras_soap knows 1" in refusal(tmp_path, "schema_version: 2")
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
+from keras_soap.capture.model import CapturedModel, GraphBuilder
 from keras_soap.errors import CaptureError
-from keras_soap.graph.capture import CapturedModel, GraphBuilder
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
 
 _MEANS = ("sum_over_batch_size", "mean")
@@ -165,8 +165,9 @@ def capture_step(
         refs = [outputs[prediction], TensorRef(target_numbers[target]), *weight_refs]
         term_metrics = metrics.pop(prediction, ())
         losses.append(
-            _add_loss(builder, name, refs, loss, 1.0 if weight is None else weight, tracker,
-                      term_metrics)
+            _add_loss(
+                builder, name, refs, loss, 1.0 if weight is None else weight, tracker, term_metrics
+            )
         )
     if any(metrics.values()):
         raise CaptureError(

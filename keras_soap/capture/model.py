@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 
@@ -33,9 +34,22 @@ Arguments = Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "Conv1D", "Conv2D", "Conv3D"})
 _NOT_THE_RULES_BUSINESS = frozenset(
-    "name trainable dtype seed kernel_initializer bias_initializer beta_initializer "
-    "gamma_initializer embeddings_initializer moving_mean_initializer recurrent_initializer "
-    "moving_variance_initializer depthwise_initializer pointwise_initializer".split()
+    [
+        "name",
+        "trainable",
+        "dtype",
+        "seed",
+        "kernel_initializer",
+        "bias_initializer",
+        "beta_initializer",
+        "gamma_initializer",
+        "embeddings_initializer",
+        "moving_mean_initializer",
+        "recurrent_initializer",
+        "moving_variance_initializer",
+        "depthwise_initializer",
+        "pointwise_initializer",
+    ]
 )
 
 
@@ -78,7 +92,7 @@ def capture(model: keras.Model, batch_size: int) -> CapturedModel:
 
 
 class GraphBuilder:
-    """Collects operators; losses are added on top of a model's by `graph.losses`."""
+    """Collects operators; losses are added on top of a model's by `capture.losses`."""
 
     def __init__(self, name: str, batch_size: int):
         if batch_size < 1:
@@ -102,7 +116,7 @@ class GraphBuilder:
             spec = self._spec(tensor, f"input {tensor.name}")
             inputs.append(self.add_input(tensor.name, spec))
             tensors[id(tensor)] = TensorRef(inputs[-1])
-        self._trace(function, tensors, "")
+        self._trace(function, tensors, "", None)
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
         return inputs, outputs, structure
@@ -166,13 +180,22 @@ class GraphBuilder:
             structure,
         )
 
-    def _trace(self, function: Function, tensors: dict[int, TensorRef], prefix: str) -> None:
+    def _trace(
+        self,
+        function: Function,
+        tensors: dict[int, TensorRef],
+        prefix: str,
+        training: bool | None,
+    ) -> None:
+        """Adds the calls in `function`; `training` is the mode that an enclosing call fixes."""
         for depth in sorted(function._nodes_by_depth, reverse=True):
             for node in function._nodes_by_depth[depth]:
                 if node.is_input or any(id(x) not in tensors for x in node.input_tensors):
                     continue
                 refs = [tensors[id(x)] for x in node.input_tensors]
                 operation = node.operation
+                fixed = node.arguments.kwargs.get("training")
+                mode = training if fixed is None else bool(fixed)
                 if isinstance(operation, keras.Model):
                     inner = _function_of(operation)
                     if len(inner.inputs) != len(refs):
@@ -181,23 +204,31 @@ class GraphBuilder:
                             f"is called on {len(refs)}. Call it on one tensor for each input."
                         )
                     within = {id(x): ref for x, ref in zip(inner.inputs, refs, strict=True)}
-                    self._trace(inner, within, f"{prefix}{operation.name}/")
+                    self._trace(inner, within, f"{prefix}{operation.name}/", mode)
                     outputs = [within[id(x)] for x in inner.outputs]
                 else:
-                    number = self._add_node(node, refs, prefix)
+                    number = self._add_node(node, refs, prefix, mode)
                     outputs = [TensorRef(number, i) for i in range(len(node.outputs))]
                 tensors.update(zip(map(id, node.outputs), outputs, strict=True))
 
-    def _add_node(self, node: Any, refs: list[TensorRef], prefix: str) -> int:
+    def _add_node(
+        self, node: Any, refs: list[TensorRef], prefix: str, training: bool | None
+    ) -> int:
         operation = node.operation
+        if any(keras.src.backend.get_keras_mask(x) is not None for x in node.outputs):
+            raise CaptureError(
+                f"Layer {operation.name!r} makes a mask, and masks do not reach operators on other "
+                "devices yet. Leave out Masking and mask_zero=True, and pass sample weights."
+            )
         specs = [self.operators[ref.operator].output_specs[ref.output] for ref in refs]
-        arguments = _argument_filler(node.arguments)
+        arguments = _argument_filler(node.arguments, _fixed_mode(operation, training))
         symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
         args, kwargs = arguments(symbols)
         made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
         outputs = tuple(self._spec(x, f"output of {operation.name}") for x in made)
         layer, activation = _without_activation(operation, args, kwargs)
         attributes = _attributes(layer, node.arguments)
+        attributes |= _fixed_mode(operation, training)
         number = self.add(
             f"{prefix}{operation.name}",
             _kind(layer, attributes, specs, outputs, arguments),
@@ -295,12 +326,19 @@ def _without_activation(
     return bare, keras.layers.Activation(ending, name=ending.__name__, dtype=policy)
 
 
-def _argument_filler(arguments: Any) -> Arguments:
+def _fixed_mode(operation: Any, training: bool | None) -> dict[str, Any]:
+    """The `training` argument of a call, if it or an enclosing one fixes it."""
+    if training is None or not getattr(operation, "_call_has_training_arg", False):
+        return {}
+    return {"training": training}
+
+
+def _argument_filler(arguments: Any, more: dict[str, Any]) -> Arguments:
     keys = [id(tensor) for tensor in arguments.keras_tensors]
 
     def fill(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = arguments.fill_in(dict(zip(keys, inputs, strict=True)))
-        return tuple(args), kwargs
+        return tuple(args), {**kwargs, **more}
 
     return fill
 
@@ -338,6 +376,10 @@ def _kind(
     return "samplewise" if treats_samples_alone(operation, inputs, outputs, arguments) else "whole"
 
 
+class _KeepsStateError(Exception):
+    """A layer changes weights other than seeds."""
+
+
 def treats_samples_alone(
     operation: Any,
     inputs: Sequence[TensorSpec],
@@ -357,16 +399,24 @@ def treats_samples_alone(
             made = operation(*args, **kwargs)
         else:
             if operation._call_has_training_arg:
-                kwargs = {**kwargs, "training": True}
+                kwargs = {"training": True, **kwargs}
             trainable, rest = operation.trainable_variables, operation.non_trainable_variables
-            made, _ = operation.stateless_call(
+            made, states = operation.stateless_call(
                 [v.value for v in trainable], [v.value for v in rest], *args, **kwargs
             )
+            if any(
+                "seed" not in v.path and not np.array_equal(v.value, state)
+                for v, state in zip(rest, states, strict=True)
+            ):
+                raise _KeepsStateError
         return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
 
     try:
         together, halves = run(slice(0, 4)), [run(slice(0, 2)), run(slice(2, 4))]
-    except Exception:  # noqa: BLE001 - whatever a layer says to a trial, it cannot be split
+    except _KeepsStateError:
+        return False  # Parts would disagree about what they make of its state.
+    except Exception as error:
+        logging.debug("%s cannot be split by sample: %s", operation.name, error)
         return False
     return all(
         whole.shape[:1] == (4,)

@@ -1,0 +1,1 @@
+"""Operator graphs captured from Keras models: operators, losses and metrics."""

@@ -1,0 +1,320 @@
+"""`SoapStrategy`: the Keras callback that captures a model, finds a strategy, and trains under it."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+from tensorflow.experimental import dtensor
+
+from keras_soap.capture.losses import CapturedStep, capture_step
+from keras_soap.capture.model import capture
+from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.costs.roofline import Roofline
+from keras_soap.errors import ExecutionError, StrategyError
+from keras_soap.report import summary
+from keras_soap.runtime import layouts
+from keras_soap.runtime.training import TrainingRun
+from keras_soap.search.problem import Budget
+from keras_soap.search.result import SearchResult
+from keras_soap.search.run import search
+from keras_soap.strategy import proto_io
+from keras_soap.strategy.saved_strategy import Figures
+from keras_soap.strategy.strategy import Strategy, check_strategy
+from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.local import check_present
+from keras_soap.topology.resolve import resolve
+
+
+class SoapStrategy(keras.callbacks.Callback):
+    """Trains a model in parallel, every operator split and placed its own way.
+
+    At the first batch it captures the model's operator graph, searches for the fastest strategy
+    (or takes the one it is given), and shards all variables; from then on `fit` runs the strategy.
+    Losses, metrics and weights are those of one device. At the end of training the model is an
+    ordinary Keras model again.
+
+    Example:
+        ```python
+        keras_soap.use_logical_cpus(4)  # on a machine without GPUs
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        soap = keras_soap.SoapStrategy(search_budget_s=10)
+        model.fit(x, y, batch_size=64, callbacks=[soap])
+        soap.save("strategy.textproto")
+        ```
+
+    Args:
+        topology: `"local"` (the GPUs, or else the logical CPUs, of this process), the path of a
+            topology file, or a `DeviceTopology`. Its devices must exist in this process.
+        search_budget_s: How long to search, in seconds.
+        strategy: A `Strategy`, or the path of a strategy file, to train under without searching.
+        seed: Of the search.
+        dims: Kinds of parallelism that the search may use, letters of `"SOAP"`: sample,
+            operation, attribute, parameter.
+        method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
+        profile: Times of operators; by default analytic ones, from the topology's figures.
+        verbose: 0 for silence, 1 for a progress bar and a table of the strategy found.
+
+    Attributes:
+        strategy: The strategy, once training has begun.
+        result: The `SearchResult`, if it searched.
+        layouts: DTensor layouts by operator: of its output, and of each of its weights.
+
+    Raises:
+        SoapError: From `fit`, before the first step: what cannot be captured, split or run.
+    """
+
+    def __init__(
+        self,
+        topology: "str | os.PathLike[str] | DeviceTopology" = "local",
+        search_budget_s: float = 30.0,
+        strategy: "Strategy | str | os.PathLike[str] | None" = None,
+        *,
+        seed: int = 0,
+        dims: str = "SOAP",
+        method: str = "mcmc",
+        profile: CostProfile | None = None,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        self.search_budget_s = search_budget_s
+        self.strategy = strategy if isinstance(strategy, Strategy) else None
+        self.result: SearchResult | None = None
+        self._strategy_file = None if isinstance(strategy, Strategy | None) else strategy
+        self._topology = topology
+        self._seed = seed
+        self._dims = dims
+        self._method = method
+        self._profile = profile or Roofline()
+        self._verbose = verbose
+        self._run: TrainingRun | None = None
+        self._costs: Costs | None = None
+        self._functions: dict[Any, Callable[..., dict[str, tf.Tensor]]] = {}
+
+    @property
+    def topology(self) -> DeviceTopology:
+        """The devices to train on."""
+        if not isinstance(self._topology, DeviceTopology):
+            self._topology = resolve(self._topology)
+        return self._topology
+
+    @property
+    def costs(self) -> Costs:
+        """What a strategy's task graph is built from (see `tasks.build`); after the first batch."""
+        if self._costs is None:
+            raise ExecutionError("Nothing is captured yet. Pass this callback to model.fit first.")
+        return self._costs
+
+    @property
+    def layouts(self) -> dict[str, dict[str, dtensor.Layout]]:
+        """By operator: `"output"` and, by path, weights."""
+        run = self._started()
+        graph = run.step.model.graph
+        result = {}
+        for number, operator in enumerate(graph.operators):
+            result[operator.name] = {
+                "output": self._output_layout(run, number),
+                **{
+                    graph.weights[weight].name: run.store[run.step.model.variables[weight]].layout
+                    for weight in operator.weights
+                },
+            }
+        return result
+
+    def activations(self, inputs: Any) -> dict[str, Any]:
+        """Outputs of all operators in inference mode, as DTensors with the strategy's layouts.
+
+        Args:
+            inputs: A batch of the size that the strategy is for, as the model takes it.
+        """
+        run = self._started()
+        captured = capture(self._owner, run.step.model.graph.batch_size)
+        flat = _flat_inputs(self._owner, inputs)
+        run.store.scatter()
+        made = run.outputs_function(captured)(*flat)
+        return {
+            operator.name: dtensor.pack(parts, self._output_layout(run, number))
+            for number, (operator, parts) in enumerate(
+                zip(captured.graph.operators, made, strict=True)
+            )
+        }
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Writes the strategy to a file: text, or binary if its name ends in `.pb`."""
+        costs = self.costs
+        assert self.strategy is not None
+        figures = Figures()
+        if self.result is not None:
+            best = self.result.evaluation
+            figures = Figures(
+                best.step_time_ns,
+                best.communication_bytes,
+                best.peak_memory_bytes,
+                self.result.cost_source,
+                self.result.method,
+            )
+        lowering = costs.lowering
+        proto_io.save(
+            path, self.strategy, lowering.graph, lowering.dimensions, self.topology, figures
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        model = self.model
+        self._owner = model
+        check_present(self.topology)
+        if self.topology.num_devices == 1:
+            logging.warning(
+                "There is one device (%s): nothing to parallelize. Training as usual. For several "
+                "logical CPUs call keras_soap.use_logical_cpus(n) before TensorFlow starts.",
+                self.topology.devices[0].name,
+            )
+            return
+        _check_model(model)
+        self._plain_train_function = model.train_function
+        model.train_function = self._train_function
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._release()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        if self._run is not None:
+            self._run.store.gather()
+
+    on_predict_begin = on_test_begin
+
+    def _started(self) -> TrainingRun:
+        if self._run is None:
+            raise ExecutionError("Training has not begun. Pass this callback to model.fit first.")
+        return self._run
+
+    def _release(self) -> None:
+        """Makes the model an ordinary Keras model again, with the weights trained so far."""
+        if self._run is not None:
+            self._run.store.release()
+        if self._owner.train_function == self._train_function:
+            self._owner.train_function = self._plain_train_function
+
+    def _train_function(self, iterator: Any) -> dict[str, tf.Tensor]:
+        logs = None
+        for _ in range(self._owner.steps_per_execution):
+            try:
+                data = next(iterator)
+            except StopIteration:
+                if logs is None:
+                    raise
+                break
+            try:
+                logs = self._train_step(data)
+            except BaseException:
+                self._release()
+                raise
+        assert logs is not None
+        return logs
+
+    def _train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        data = keras.tree.map_structure(
+            lambda x: None if isinstance(x, tf.experimental.Optional) else x, data
+        )
+        x, y, sample_weight = unpack_x_y_sample_weight(data)
+        rest = keras.tree.flatten(y)
+        if sample_weight is not None:
+            rest += keras.tree.flatten(sample_weight)
+        key = tuple(tuple(tensor.shape) for tensor in [*keras.tree.flatten(x), *rest])
+        if key not in self._functions:
+            step = self._prepare(x, y, sample_weight)
+            self._functions[key] = self._started().train_function(step)
+        run = self._started()
+        run.store.before_step()
+        logs = self._functions[key](*_flat_inputs(self._owner, x), *rest)
+        run.store.after_step()
+        return logs
+
+    def _prepare(self, x: Any, y: Any, sample_weight: Any) -> CapturedStep:
+        """Captures the step for batches like this one; on the first, finds a strategy."""
+        batch_size = int(keras.tree.flatten(x)[0].shape[0])
+        if self._run is not None:
+            return capture_step(self._owner, batch_size, y, sample_weight)
+        self._owner._symbolic_build(data_batch=(x, y, sample_weight))
+        step = capture_step(self._owner, batch_size, y, sample_weight)
+        self._costs = Costs(Lowering(step.model.graph), self.topology, self._profile)
+        self._find_strategy()
+        assert self.strategy is not None
+        names = [_full_name(device.name) for device in self.topology.devices]
+        self._run = TrainingRun(self._owner, step, self._costs.lowering, self.strategy, names)
+        return step
+
+    def _find_strategy(self) -> None:
+        lowering = self.costs.lowering
+        if self._strategy_file is not None:
+            self.strategy = proto_io.load(
+                self._strategy_file, lowering.graph, lowering.dimensions, self.topology
+            )
+        if self.strategy is not None:
+            check_strategy(
+                lowering.graph, lowering.dimensions, self.strategy, self.topology.num_devices
+            )
+            return
+        _check_batch_size(lowering.graph.batch_size, self.topology.num_devices, self._dims)
+        self.result = search(
+            lowering.graph,
+            self.topology,
+            self._profile,
+            budget=Budget(seconds=self.search_budget_s),
+            seed=self._seed,
+            dims=self._dims,
+            method=self._method,
+            progress=self._verbose > 0,
+        )
+        self.strategy = self.result.strategy
+        if self._verbose:
+            evaluations = {"soap": self.result.evaluation, **self.result.baselines}
+            print(f"\n{summary.summarize(self.costs, evaluations)}\n", flush=True)
+
+    def _output_layout(self, run: TrainingRun, number: int) -> dtensor.Layout:
+        operator = run.step.model.graph.operators[number]
+        return layouts.output_layout(
+            run.meshes[number],
+            run.lowering.dimensions[number],
+            run.strategy.configs[number],
+            len(operator.output.shape),
+        )
+
+
+def _flat_inputs(model: keras.Model, x: Any) -> list[tf.Tensor]:
+    """The inputs in Keras's order, converted as `model(x)` converts them."""
+    function = model._functional if isinstance(model, keras.Sequential) else model
+    return function._standardize_inputs(x)
+
+
+def _full_name(device: str) -> str:
+    """`"CPU:0"` as TensorFlow names it in graphs."""
+    return f"/job:localhost/replica:0/task:0/device:{device}"
+
+
+def _check_model(model: keras.Model) -> None:
+    for name in ("train_step", "compute_loss", "compute_metrics"):
+        original = getattr(TensorFlowTrainer, name)
+        if getattr(type(model), name) is not original:
+            raise ExecutionError(
+                f"Model {model.name!r} overrides {name}(), which a strategy would not run. "
+                "Express it with losses and metrics passed to compile()."
+            )
+    if model.run_eagerly:
+        raise ExecutionError(
+            f"Model {model.name!r} is compiled with run_eagerly=True, but a strategy is one "
+            "traced function. Compile it without."
+        )
+
+
+def _check_batch_size(batch_size: int, num_devices: int, dims: str) -> None:
+    if "S" in dims and all(batch_size % degree for degree in range(2, num_devices + 1)):
+        raise StrategyError(
+            f"A batch of {batch_size} samples cannot be split into equal parts on up to "
+            f"{num_devices} devices. Use a batch_size that is a multiple of "
+            f"{num_devices}, or dims='OAP' to split everything but samples."
+        )

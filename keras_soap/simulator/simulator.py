@@ -1,0 +1,196 @@
+# ruff: noqa: F403, F405
+"""Evaluates strategies of one operator graph on one topology.
+
+1. A simulator holds one strategy, with its tasks and its timeline. `propose` tries a change of it;
+   `accept` or `reject` must follow.
+2. Whatever came before, the outcome is exactly that of building the task graph afresh
+   (`tasks/build.py`) and simulating it (`reference.py`).
+3. With a limit, a proposal ends as soon as it certainly takes longer: its time is then unknown,
+   but for being over the limit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_soap.simulator import kernel
+from keras_soap.simulator.layout import *
+from keras_soap.simulator.problem import make_machine, make_model
+from keras_soap.simulator.state import empty_state, grow
+from keras_soap.simulator.tables import TableMaker
+from keras_soap.simulator.timeline import Timeline
+from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.strategy import Strategy
+from keras_soap.tasks.build import build
+from keras_soap.tasks.lowering import Costs
+from keras_soap.tasks.memory import NUM_SLOTS
+from keras_soap.tasks.task_graph import TaskGraph
+
+
+def simulate(graph: TaskGraph) -> Timeline:
+    """Runs all tasks of `graph` and says when each ran; the kernel's `reference.simulate`.
+
+    Raises:
+        ValueError: If tasks wait for each other in a circle.
+    """
+    ready, start, end = (np.zeros(graph.num_tasks, np.int64) for _ in range(3))
+    num_done = kernel.simulate(
+        graph.num_resources,
+        graph.run_time_ns,
+        graph.resource_offsets,
+        graph.resources,
+        graph.successor_offsets,
+        graph.successors,
+        ready,
+        start,
+        end,
+    )
+    if num_done < graph.num_tasks:
+        raise ValueError(f"{graph.num_tasks - num_done} tasks wait for each other in a circle")
+    return Timeline(ready, start, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a strategy costs.
+
+    Attributes:
+        step_time_ns: Simulated time of one step; if `exceeds`, a time below it.
+        exceeds: Whether it takes longer than the limit that was given.
+        communication_bytes: What all devices together send in a step.
+        excess_bytes: By how much devices exceed their memory, summed over them.
+    """
+
+    step_time_ns: int
+    exceeds: bool
+    communication_bytes: int
+    excess_bytes: int
+
+
+class Simulator:
+    """A strategy with its timeline, and how a change would change it."""
+
+    def __init__(self, costs: Costs, training: bool = True, num_slots: int = NUM_SLOTS):
+        """Holds no strategy yet.
+
+        Args:
+            costs: Of the operators on the topology.
+            training: Whether a step is one of training.
+            num_slots: Variables that the optimizer keeps for each weight.
+        """
+        self.costs = costs
+        self.training = training
+        self.strategy: Strategy | None = None
+        self._machine, links = make_machine(costs)
+        self._model = make_model(costs, training)
+        self._maker = TableMaker(costs, training, num_slots)
+        self._state = empty_state(self._machine, self._model, links)
+        self._pending: Strategy | None = None
+        # Analytic times cost nothing, so fill in many at once; measured ones are measured.
+        self._fill_rows = 4096 if costs.profile.source == "analytic" else 0
+
+    def set(self, strategy: Strategy) -> Outcome:
+        """Takes a strategy, which must have passed `check_strategy`, from nothing."""
+        self.strategy = strategy
+        outcome = self.propose(dict(enumerate(strategy.configs)))
+        self.accept()
+        return outcome
+
+    def propose(
+        self, change: Mapping[int, ParallelConfig], limit_ns: int | None = None
+    ) -> Outcome:
+        """Tries new configurations, by operator. `accept` or `reject` must follow.
+
+        Args:
+            change: Operators on the same weights must change together.
+            limit_ns: What a longer time than this is, need not be found out.
+        """
+        assert self.strategy is not None, "set a strategy first"
+        assert self._pending is None, "accept or reject the last proposal first"
+        numbers = {n: self._maker.number(n, config.degrees) for n, config in change.items()}
+        limit = NEVER if limit_ns is None else min(limit_ns, NEVER)
+        while True:
+            state = self._state
+            for i, (n, config) in enumerate(change.items()):
+                state.changed[i] = n
+                state.wanted_config[n] = numbers[n]
+                state.wanted_devices[n, : len(config.devices)] = config.devices
+            state.scalar[NUM_CHANGED] = len(change)
+            done = kernel.propose(self._machine, self._model, self._maker.tables, state, limit)
+            if done == DONE or done == EXCEEDED:
+                break
+            self._supply(done)
+        self._pending = self.strategy.replace(change)
+        scalar = self._state.scalar
+        return Outcome(
+            int(scalar[NEW_STEP_NS]),
+            bool(done == EXCEEDED),
+            int(scalar[NEW_MOVED_BYTES]),
+            int(scalar[NEW_EXCESS_BYTES]),
+        )
+
+    def accept(self) -> None:
+        """Makes the proposal the strategy. It must not have exceeded its limit."""
+        assert self._pending is not None
+        kernel.accept(self._model, self._state)
+        self.strategy, self._pending = self._pending, None
+
+    def reject(self) -> None:
+        """Forgets the proposal."""
+        kernel.reject(self._model, self._maker.tables, self._state)
+        self._pending = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the strategy costs."""
+        scalar = self._state.scalar
+        return Outcome(
+            int(scalar[STEP_NS]), False, int(scalar[MOVED_BYTES]), int(scalar[EXCESS_BYTES])
+        )
+
+    @property
+    def peak_memory_bytes(self) -> np.ndarray:
+        """int64 (devices,): as `tasks.memory.peak_memory_bytes` of the strategy."""
+        return self._state.memory[0].copy()
+
+    @property
+    def proposed_memory_bytes(self) -> np.ndarray:
+        """int64 (devices,): likewise of the proposal."""
+        return self._state.memory[1].copy()
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the strategy."""
+        return int(self._state.scalar[LOG_USED])
+
+    @property
+    def tasks_simulated(self) -> int:
+        """Tasks that were run by all proposals so far."""
+        return int(self._state.scalar[TASKS_SIMULATED])
+
+    def task_graph(self) -> TaskGraph:
+        """The tasks of the strategy."""
+        assert self.strategy is not None
+        return build(self.costs, self.strategy, self.training)
+
+    def timeline(self) -> Timeline:
+        """When the tasks of `task_graph()` run, in the same order."""
+        state, model = self._state, self._model
+        log = state.log[: self.num_tasks]
+        log = log[np.argsort(log[:, LOG_CODE])]
+        blocks, indices = log[:, LOG_CODE] >> INDEX_BITS, log[:, LOG_CODE] & INDEX_MASK
+        rows, kinds = state.block_row[blocks] + indices, model.block[blocks, 0]
+        times = np.zeros(len(log), np.int64)
+        forth, back = kinds == TRANSFERS, kinds == GRADIENTS
+        other = ~(forth | back)
+        times[forth] = state.pair[rows[forth], P_TIME]
+        times[back] = state.pair[rows[back], P_TIME_B]
+        times[other] = state.task[rows[other], TIME]
+        return Timeline(log[:, LOG_READY].copy(), log[:, LOG_END] - times, log[:, LOG_END].copy())
+
+    def _supply(self, missing: int) -> None:
+        if missing == MISSES_CONFIG:
+            self._maker.fill(int(self._state.scalar[NEED]), self._fill_rows)
+        else:
+            self._state = grow(self._state)

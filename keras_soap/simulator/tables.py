@@ -1,0 +1,240 @@
+# ruff: noqa: F403, F405
+"""What the kernel knows of configurations: filled in when it first meets them.
+
+1. Operators with equal signatures share their configurations.
+2. Degrees have a number from when they are first named, and rows from when they are first tried.
+3. Rules and profiles answer for all parts at once, and each part for itself: so they are asked for
+   the parts of many configurations together. Only combines depend on the whole configuration.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_soap.graph.operator_graph import Operator, dtype_bytes
+from keras_soap.graph.region import volume
+from keras_soap.operators import registry
+from keras_soap.simulator.growing import Growing
+from keras_soap.simulator.layout import *
+from keras_soap.strategy.parallel_config import part_indices
+from keras_soap.tasks.lowering import Costs
+from keras_soap.tasks.memory import output_bytes, weight_bytes
+
+Degrees = tuple[int, ...]
+
+
+class TableMaker:
+    """Makes `Tables` for the operators of a graph.
+
+    Attributes:
+        tables: As they are now. Replaced when something is added.
+    """
+
+    def __init__(self, costs: Costs, training: bool, num_slots: int):
+        """Takes what answers for operators; `num_slots` is the optimizer's."""
+        self._costs = costs
+        self._training = training
+        self._num_slots = num_slots
+        self._devices = {
+            of: costs.topology.devices[device]
+            for device, of in reversed(list(enumerate(costs.device_class)))
+        }
+        numbers: dict[str, int] = {}
+        self._first: list[int] = []
+        self._table_of = []
+        for n, operator in enumerate(costs.lowering.graph.operators):
+            table = numbers.setdefault(operator.signature, len(numbers))
+            if table == len(self._first):
+                self._first.append(n)
+            self._table_of.append(table)
+        self._numbers: list[dict[Degrees, int]] = [{} for _ in self._first]
+        self._owners: list[tuple[int, Degrees]] = []
+        width = ROW_TIMES + TIMES_PER_CLASS * len(self._devices)
+        self._config = Growing((NUM_CONFIG,), np.int64)
+        self._degrees = Growing((MAX_RANK,), np.int64)
+        self._row = Growing((width,), np.int64)
+        self._regions = Growing((), np.int32)
+        self._reduction = Growing((NUM_REDUCTION,), np.int64)
+        self._combine = Growing((NUM_COMBINE,), np.int64)
+        self._members = Growing((), np.int32)
+        self._refresh()
+
+    def number(self, operator: int, degrees: Degrees) -> int:
+        """Number of a configuration, for the kernel."""
+        table = self._table_of[operator]
+        numbers = self._numbers[table]
+        found = numbers.get(degrees)
+        if found is None:
+            found = numbers[degrees] = len(self._owners)
+            self._owners.append((table, degrees))
+            config = np.zeros(NUM_CONFIG, np.int64)
+            config[CONFIG_PARTS] = math.prod(degrees)
+            config[CONFIG_ROW] = -1
+            self._config.append(config)
+            row = np.ones(MAX_RANK, np.int64)
+            row[: len(degrees)] = degrees
+            self._degrees.append(row)
+            self._refresh()
+        return found
+
+    def degrees(self, number: int) -> Degrees:
+        """The degrees that a number stands for."""
+        return self._owners[number][1]
+
+    def fill(self, number: int, most_rows: int = 0) -> None:
+        """Fills in a configuration, and others of its table while they have `most_rows` in all."""
+        table, _ = self._owners[number]
+        numbers = [number]
+        rows = 0
+        for other in self._numbers[table].values():
+            if other != number and self._config.array[other, CONFIG_ROW] < 0:
+                rows += int(self._config.array[other, CONFIG_PARTS])
+                if rows > most_rows:
+                    break
+                numbers.append(other)
+        self._fill(self._first[table], numbers)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.tables = Tables(
+            self._config.array,
+            self._degrees.array,
+            self._row.array,
+            self._regions.array,
+            self._reduction.array,
+            self._combine.array,
+            self._members.array,
+        )
+
+    def _fill(self, n: int, numbers: Sequence[int]) -> None:
+        operator = self._costs.lowering.graph.operators[n]
+        dimensions = self._costs.lowering.dimensions[n]
+        rule = registry.find(operator.kind)
+        indices = [part_indices(self._owners[number][1]) for number in numbers]
+        starts = np.cumsum([0] + [len(of_config) for of_config in indices])
+        total = int(starts[-1])
+        outputs = []
+        for position, spec in enumerate(operator.output_specs):
+            regions = np.zeros((total, len(spec.shape), 2), np.int64)
+            regions[..., 1] = spec.shape
+            for number, of_config, start in zip(numbers, indices, starts, strict=False):
+                for column, (dimension, degree) in enumerate(
+                    zip(dimensions, self._owners[number][1], strict=True)
+                ):
+                    axis = dimension.axes[position]
+                    size = spec.shape[axis] // degree
+                    begin = of_config[:, column] * size
+                    regions[start : start + len(of_config), axis, 0] = begin
+                    regions[start : start + len(of_config), axis, 1] = begin + size
+            outputs.append(regions)
+        inputs = rule.input_regions(operator, outputs[0])
+        weights = rule.weight_regions(operator, outputs[0])
+        first_row = len(self._row)
+        self._row.extend(self._rows(operator, outputs, weights, total))
+        reductions = self._weights(operator, rule, outputs[0], weights)
+        for number, of_config, start in zip(numbers, indices, starts, strict=False):
+            parts = slice(int(start), int(start) + len(of_config))
+            config = self._config.array[number]
+            config[CONFIG_ROW] = first_row + start
+            config[CONFIG_REGION] = len(self._regions)
+            for regions in inputs:
+                self._regions.extend(regions[parts].reshape(-1))
+            self._add_reductions(config, parts, reductions)
+            combines = rule.combines(operator, outputs[0][parts])
+            self._add_combines(config, dimensions, of_config, combines)
+
+    def _rows(self, operator: Operator, outputs, weights, total: int) -> np.ndarray:
+        rows = np.zeros((total, self._row.array.shape[1]), np.int64)
+        rows[:, ROW_WEIGHTS] = weight_bytes(operator, weights, self._training, self._num_slots)
+        rows[:, ROW_OUTPUTS] = output_bytes(operator, outputs)
+        trained = np.zeros(total, np.int64)
+        for spec, regions in zip(operator.weight_specs, weights, strict=True):
+            if spec.trainable:
+                trained += volume(regions) * dtype_bytes(spec.dtype)
+        sizes, where = np.unique(trained, return_inverse=True)
+        for of, device in self._devices.items():
+            column = ROW_TIMES + TIMES_PER_CLASS * of
+            forward, backward = self._costs.profile.part_times_ns(operator, outputs[0], device)
+            rows[:, column], rows[:, column + 1] = forward, backward
+            times = [
+                self._costs.profile.update_time_ns(size, device) if size else -1
+                for size in sizes.tolist()
+            ]
+            rows[:, column + 2] = np.array(times, np.int64)[where]
+        return rows
+
+    def _weights(self, operator: Operator, rule, output, weights) -> list[tuple]:
+        """For each trainable weight: a key, elements, bytes of one, for each part; gathers."""
+        found = []
+        for position, (spec, regions) in enumerate(
+            zip(operator.weight_specs, weights, strict=True)
+        ):
+            if not spec.trainable:
+                continue
+            elements = volume(regions)
+            each = np.full(len(regions), dtype_bytes(spec.dtype), np.int64)
+            gathers = position in rule.sparse_weights
+            if gathers:
+                rows = np.maximum(regions[:, 0, 1] - regions[:, 0, 0], 1)
+                index_bytes = dtype_bytes(operator.input_specs[0].dtype)
+                each = elements // rows * each + index_bytes
+                elements = rule.sparse_rows(operator, output)
+            keys = np.ascontiguousarray(regions.reshape(len(regions), -1))
+            found.append((keys, elements, each, gathers))
+        return found
+
+    def _add_reductions(self, config: np.ndarray, parts: slice, weights: list[tuple]) -> None:
+        config[CONFIG_REDUCTION] = len(self._reduction)
+        count = parts.stop - parts.start
+        by_part: list[list[int]] = [[] for _ in range(count)]
+        number = 0
+        for keys, elements, each, gathers in weights:
+            for members in _groups(keys[parts]):
+                if len(members) > 1:
+                    row = parts.start + members[0]
+                    self._add_reduction(members, elements[row], each[row], gathers)
+                    for part in members:
+                        by_part[part].append(number)
+                    number += 1
+        config[CONFIG_REDUCTIONS] = number
+        config[CONFIG_BY_PART] = len(self._members)
+        self._members.extend(np.cumsum([0] + [len(listed) for listed in by_part]))
+        self._members.extend(np.array([r for listed in by_part for r in listed], np.int64))
+
+    def _add_combines(self, config, dimensions, indices, combines) -> None:
+        config[CONFIG_STAGES] = len(combines) + 1
+        config[CONFIG_COMBINE] = len(self._combine)
+        most = 0
+        for combine in combines:
+            apart = [c for c, d in enumerate(dimensions) if d.name not in combine.over]
+            groups = _groups(np.ascontiguousarray(indices[:, apart]))
+            first = len(self._reduction)
+            group_of = np.zeros(len(indices), np.int64)
+            for number, members in enumerate(groups):
+                group_of[members] = number
+                elements = combine.elements[members[0]]
+                self._add_reduction(members, elements, dtype_bytes(combine.dtype), False)
+            row = np.zeros(NUM_COMBINE, np.int64)
+            row[COMB_GROUPS] = len(self._members)
+            row[COMB_REDUCTION], row[COMB_COUNT] = first, len(groups)
+            row[COMB_SUMS] = combine.reduction == "sum"
+            self._members.extend(group_of)
+            self._combine.append(row)
+            most = max(most, len(groups))
+        config[CONFIG_WIDTH] = len(indices) + most
+
+    def _add_reduction(self, members, elements, each, gathers: bool) -> None:
+        row = np.zeros(NUM_REDUCTION, np.int64)
+        row[RED_MEMBERS], row[RED_COUNT] = len(self._members), len(members)
+        row[RED_ELEMENTS], row[RED_BYTES], row[RED_GATHERS] = elements, each, gathers
+        self._members.extend(np.array(members, np.int64))
+        self._reduction.append(row)
+
+
+def _groups(keys: np.ndarray) -> list[list[int]]:
+    """Rows that are equal, in order of appearance."""
+    groups: dict[bytes, list[int]] = {}
+    for number, key in enumerate(keys):
+        groups.setdefault(key.tobytes(), []).append(number)
+    return list(groups.values())

@@ -1,0 +1,75 @@
+"""Peak memory of each device under a strategy.
+
+1. A part holds its weights; in training also their gradients and, for each optimizer slot, as much
+   again. Operators on the same weights hold them once.
+2. It holds its outputs until they have been used in the backward pass: all of them at the peak. A
+   view (a rule that is `free`) makes none, but inputs of the model do.
+3. It holds what it has received from other devices.
+4. The same counts for inference, though more could be let go there: an upper bound.
+
+So the peak is a sum of what operators and edges add, and a change moves only their share of it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_soap.graph.operator_graph import Operator, dtype_bytes
+from keras_soap.graph.region import Regions, volume
+from keras_soap.operators import registry
+from keras_soap.strategy.strategy import Strategy
+from keras_soap.tasks.lowering import Costs
+
+NUM_SLOTS = 2
+"""Slots of Adam; SGD with momentum has one."""
+
+
+def weight_bytes(
+    operator: Operator, regions: Sequence[Regions], training: bool, num_slots: int = NUM_SLOTS
+) -> np.ndarray | int:
+    """int64 (parts,): bytes of weights, gradients and slots.
+
+    Args:
+        operator: Whose weights.
+        regions: For each weight what each part holds.
+        training: Whether there are gradients and slots.
+        num_slots: Variables that the optimizer keeps for each weight, of its size.
+    """
+    total: np.ndarray | int = 0
+    for spec, held in zip(operator.weight_specs, regions, strict=True):
+        copies = 2 + num_slots if training and spec.trainable else 1
+        total = total + copies * dtype_bytes(spec.dtype) * volume(held)
+    return total
+
+
+def output_bytes(operator: Operator, regions: Sequence[Regions]) -> np.ndarray | int:
+    """int64 (parts,): bytes of outputs, given for each output what each part makes."""
+    if registry.find(operator.kind).free and operator.inputs:
+        return 0
+    return sum(
+        dtype_bytes(spec.dtype) * volume(made)
+        for spec, made in zip(operator.output_specs, regions, strict=True)
+    )
+
+
+def peak_memory_bytes(
+    costs: Costs, strategy: Strategy, training: bool = True, num_slots: int = NUM_SLOTS
+) -> np.ndarray:
+    """int64 (devices,): bytes that each device holds at its peak."""
+    graph, lowering = costs.lowering.graph, costs.lowering
+    memory = np.zeros(costs.topology.num_devices, np.int64)
+    for number, operator in enumerate(graph.operators):
+        config = strategy.configs[number]
+        devices = np.array(config.devices)
+        block = lowering.operator(number, config.degrees)
+        memory[devices] += output_bytes(operator, block.outputs)
+        if graph.sharers[number][0] == number:
+            held = [weight.regions for weight in block.weights]
+            memory[devices] += weight_bytes(operator, held, training, num_slots)
+        for edge in graph.in_edges[number]:
+            producer = strategy.configs[edge.producer.operator]
+            found = lowering.edge(edge, producer.degrees, config.degrees)
+            moves = np.array(producer.devices)[found.producer] != devices[found.consumer]
+            num_bytes = dtype_bytes(operator.input_specs[edge.input].dtype) * found.num_elements
+            np.add.at(memory, devices[found.consumer[moves]], num_bytes[moves])
+    return memory

@@ -1,0 +1,103 @@
+"""From names to operator graphs."""
+
+import sys
+
+import keras
+import pytest
+
+from keras_soap.cli.models import load_graph
+from keras_soap.errors import CaptureError
+from keras_soap.graph import zoo
+
+MODELS = """
+import keras
+
+def classifier():
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, activation="softmax")])
+
+def regression(batch_size):
+    assert batch_size == 16
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+
+def compiled():
+    inputs = keras.Input((8,))
+    a = keras.layers.Dense(4, name="a")(inputs)
+    b = keras.layers.Dense(2, name="b")(inputs)
+    model = keras.Model(inputs, {"a": a, "b": b})
+    losses = {"a": "sparse_categorical_crossentropy", "b": "mse"}
+    model.compile(loss=losses, metrics={"a": "accuracy"})
+    return model
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "models_of_mine.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    yield "models_of_mine"
+    sys.modules.pop("models_of_mine", None)
+
+
+def inputs_of_loss(graph, name):
+    loss = graph.operators[graph.index(name)]
+    return [(spec.shape, spec.dtype) for spec in loss.input_specs]
+
+
+def loss_names(graph):
+    return [operator.name for operator in graph.operators if operator.kind == "loss"]
+
+
+def test_a_classifier_trains_on_class_numbers(module):
+    graph = load_graph(f"{module}:classifier", 16, training=True)
+    (loss,) = loss_names(graph)
+    assert inputs_of_loss(graph, loss)[:2] == [((16, 4), "float32"), ((16,), "int32")]
+    assert graph.has_backward[graph.index(loss)]
+
+
+def test_a_regression_trains_on_numbers_like_its_outputs(module):
+    graph = load_graph(f"{module}:regression", 16, training=True)
+    (loss,) = loss_names(graph)
+    assert inputs_of_loss(graph, loss) == [((16, 4), "float32"), ((16, 4), "float32")]
+
+
+def test_a_compiled_model_keeps_its_losses(module):
+    graph = load_graph(f"{module}:compiled", 16, training=True)
+    targets = {inputs_of_loss(graph, loss)[1] for loss in loss_names(graph)}
+    assert targets == {((16,), "int32"), ((16, 2), "float32")}
+
+
+def test_inference_has_no_losses(module):
+    graph = load_graph(f"{module}:classifier", 16, training=False)
+    kinds = [operator.kind for operator in graph.operators]
+    assert kinds.count("input") == 1
+    assert "loss" not in kinds
+
+
+def test_a_saved_model_is_loaded(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    model.save(tmp_path / "m.keras")
+    graph = load_graph(str(tmp_path / "m.keras"), 4, training=False)
+    assert graph.operators[1].output.shape == (4, 4)
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_benchmarks_are_operator_graphs(name):
+    assert load_graph(name, 64, training=True) == zoo.MODELS[name](batch_size=64)
+
+
+def test_applications_are_found_in_any_spelling():
+    graph = load_graph("mobilenet_v2", 2, training=False)
+    assert graph.operators[0].output.shape == (2, 224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resnet5", "no model 'resnet5'.*resnet50,"),
+        ("gone.keras", "no file gone.keras"),
+        ("gone.textproto", "Cannot read gone.textproto"),
+    ],
+)
+def test_what_does_not_exist_is_refused(name, reason):
+    with pytest.raises(CaptureError, match=reason):
+        load_graph(name, 2, training=True)
