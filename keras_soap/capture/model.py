@@ -9,6 +9,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from absl import logging
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
+from keras.src.utils.naming import to_snake_case
 
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import (
@@ -33,24 +35,7 @@ from keras_soap.operators.computation import without_values
 Arguments = Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "Conv1D", "Conv2D", "Conv3D"})
-_NOT_THE_RULES_BUSINESS = frozenset(
-    [
-        "name",
-        "trainable",
-        "dtype",
-        "seed",
-        "kernel_initializer",
-        "bias_initializer",
-        "beta_initializer",
-        "gamma_initializer",
-        "embeddings_initializer",
-        "moving_mean_initializer",
-        "recurrent_initializer",
-        "moving_variance_initializer",
-        "depthwise_initializer",
-        "pointwise_initializer",
-    ]
-)
+_NOT_THE_RULES_BUSINESS = ("name", "trainable", "dtype", "seed")
 
 
 @dataclass(frozen=True)
@@ -106,6 +91,8 @@ class GraphBuilder:
         self._variables: list[keras.Variable] = []
         self._weight_numbers: dict[int, int] = {}
         self._names: set[str] = set()
+        self._stable_names: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
 
     def add_model(self, model: keras.Model) -> tuple[list[int], list[TensorRef], Any]:
         """Adds inputs and all calls; gives inputs, flat outputs and the structure of outputs."""
@@ -114,7 +101,8 @@ class GraphBuilder:
         inputs = []
         for tensor in function.inputs:
             spec = self._spec(tensor, f"input {tensor.name}")
-            inputs.append(self.add_input(tensor.name, spec))
+            is_named = not tensor.name.startswith("keras_tensor")
+            inputs.append(self.add_input(tensor.name if is_named else "input", spec))
             tensors[id(tensor)] = TensorRef(inputs[-1])
         self._trace(function, tensors, "", None)
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
@@ -229,10 +217,11 @@ class GraphBuilder:
         layer, activation = _without_activation(operation, args, kwargs)
         attributes = _attributes(layer, node.arguments)
         attributes |= _fixed_mode(operation, training)
+        name = self._stable_name(operation, prefix)
         number = self.add(
-            f"{prefix}{operation.name}",
+            name,
             _kind(layer, attributes, specs, outputs, arguments),
-            f"{prefix}{operation.name}" if isinstance(operation, keras.Layer) else "",
+            name if isinstance(operation, keras.Layer) else "",
             refs,
             outputs,
             attributes,
@@ -245,7 +234,7 @@ class GraphBuilder:
         kind = registry.kind_of_layer("Activation")
         assert kind is not None
         return self.add(
-            f"{prefix}{operation.name}/{activation.name}",
+            f"{name}/{activation.name}",
             kind,
             "",
             [TensorRef(number)],
@@ -254,6 +243,22 @@ class GraphBuilder:
             activation,
             lambda inputs: (tuple(inputs), {}),
         )
+
+    def _stable_name(self, operation: Any, prefix: str) -> str:
+        """The operation's name; if it is Keras's automatic one, counted anew for this graph.
+
+        Keras counts over all that a process ever made, so that the same model, built a second
+        time, has other names; a strategy must fit it all the same.
+        """
+        if id(operation) not in self._stable_names:
+            automatic = to_snake_case(type(operation).__name__)
+            name = operation.name
+            if re.fullmatch(rf"{automatic}(_\d+)?", name):
+                count = self._counts.get(prefix + automatic, 0)
+                self._counts[prefix + automatic] = count + 1
+                name = f"{automatic}_{count}" if count else automatic
+            self._stable_names[id(operation)] = prefix + name
+        return self._stable_names[id(operation)]
 
     def _spec(self, tensor: Any, what: str) -> TensorSpec:
         shape = list(tensor.shape)
@@ -348,7 +353,11 @@ def _attributes(operation: Any, arguments: Any) -> dict[str, Any]:
         config = operation.get_config()
     except (NotImplementedError, TypeError, ValueError):
         config = {}
-    kept = {key: value for key, value in config.items() if key not in _NOT_THE_RULES_BUSINESS}
+    kept = {
+        key: value
+        for key, value in config.items()
+        if key not in _NOT_THE_RULES_BUSINESS and not key.endswith("_initializer")
+    }
     if isinstance(operation, keras.Layer):
         kept["trainable"] = operation.trainable
     constants = [x for x in arguments._flat_arguments if not isinstance(x, keras.KerasTensor)]
@@ -370,9 +379,12 @@ def _kind(
 ) -> str:
     if type(operation).__module__.split(".")[0] == "keras":
         kind = registry.kind_of_layer(type(operation).__name__)
-        if kind and len(outputs) == 1:
-            if registry.find(kind).refuses(attributes, inputs, outputs[0]) is None:
-                return kind
+        if (
+            kind
+            and len(outputs) == 1
+            and registry.find(kind).refuses(attributes, inputs, outputs[0]) is None
+        ):
+            return kind
     return "samplewise" if treats_samples_alone(operation, inputs, outputs, arguments) else "whole"
 
 

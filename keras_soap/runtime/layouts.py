@@ -5,9 +5,11 @@ as its degree. A tensor axis that is split along a dimension is sharded over tha
 axes that a tensor knows nothing of hold copies of it.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from keras_soap.graph.region import Regions
@@ -19,9 +21,23 @@ def mesh(
     dimensions: Sequence[Dimension], config: ParallelConfig, device_names: Sequence[str]
 ) -> dtensor.Mesh:
     """The mesh of `config`: its devices, in the order of its parts."""
-    axes = [(d.name, degree) for d, degree in zip(dimensions, config.degrees, strict=True)]
-    devices = [device_names[device] for device in config.devices]
-    return dtensor.create_mesh(axes or [("whole", 1)], devices=devices)
+    axes = tuple((d.name, degree) for d, degree in zip(dimensions, config.degrees, strict=True))
+    return make_mesh(axes or (("whole", 1),), tuple(device_names[d] for d in config.devices))
+
+
+@functools.cache
+def make_mesh(axes: tuple[tuple[str, int], ...], devices: tuple[str, ...]) -> dtensor.Mesh:
+    """A mesh with the given names and sizes of axes, over devices of this process, row-major.
+
+    `dtensor.create_mesh` does the same, and logs six lines for each.
+    """
+    numbers = np.arange(len(devices)).reshape([size for _, size in axes])
+    return dtensor.Mesh(
+        [name for name, _ in axes],
+        numbers,
+        numbers.ravel().tolist(),
+        [tf.DeviceSpec.from_string(device) for device in devices],
+    )
 
 
 def output_layout(

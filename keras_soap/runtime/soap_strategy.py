@@ -1,4 +1,4 @@
-"""`SoapStrategy`: the Keras callback that captures a model, finds a strategy, and trains under it."""
+"""`SoapStrategy`: the Keras callback that captures a model, plans, and trains in parallel."""
 
 import os
 from collections.abc import Callable

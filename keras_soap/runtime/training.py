@@ -1,4 +1,4 @@
-"""The training step as one multi-device function per batch size, and the shards that it works on."""
+"""The training step as one multi-device function per batch size, and the shards it works on."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -76,7 +76,7 @@ class TrainingRun:
     def _everywhere(self, variable: keras.Variable) -> ShardedVariable:
         """A variable of the optimizer as a whole, copied to every device with weights."""
         devices = list(dict.fromkeys(d for s in self.store.sharded for d in s.devices))
-        mesh = dtensor.create_mesh([("devices", len(devices))], devices=devices)
+        mesh = layouts.make_mesh((("devices", len(devices)),), tuple(devices))
         whole = tuple((0, int(size)) for size in variable.shape)
         layout = dtensor.Layout.replicated(mesh, rank=len(whole))
         return ShardedVariable(variable, layout, devices, [whole] * len(devices))

@@ -6,7 +6,7 @@ Rows that are given back are linked through their first entry, a list for each s
 from keras_soap.simulator.jit import njit
 from keras_soap.simulator.layout import NEED, NEED_INTS, NEED_PAIRS, NEED_TASKS
 
-TASKS, PAIRS, INTS = NEED_TASKS, NEED_PAIRS, NEED_INTS
+TASK_ROWS, PAIR_ROWS, INT_ROWS = NEED_TASKS, NEED_PAIRS, NEED_INTS
 NUM_SIZES = 40
 
 
@@ -24,16 +24,16 @@ def take(state, which, count):
     size = _size(count)
     first = state.arena[which, 1 + size]
     if first >= 0:
-        if which == TASKS:
+        if which == TASK_ROWS:
             state.arena[which, 1 + size] = state.task[first, 0]
-        elif which == PAIRS:
+        elif which == PAIR_ROWS:
             state.arena[which, 1 + size] = state.pair[first, 0]
         else:
             state.arena[which, 1 + size] = state.ints[first]
         return first
-    if which == TASKS:
+    if which == TASK_ROWS:
         capacity = len(state.task)
-    elif which == PAIRS:
+    elif which == PAIR_ROWS:
         capacity = len(state.pair)
     else:
         capacity = len(state.ints)
@@ -49,9 +49,9 @@ def take(state, which, count):
 def give_back(state, which, first, count):
     """Makes rows unused again."""
     size = _size(count)
-    if which == TASKS:
+    if which == TASK_ROWS:
         state.task[first, 0] = state.arena[which, 1 + size]
-    elif which == PAIRS:
+    elif which == PAIR_ROWS:
         state.pair[first, 0] = state.arena[which, 1 + size]
     else:
         state.ints[first] = state.arena[which, 1 + size]

@@ -8,7 +8,7 @@
 
 import numpy as np
 
-from keras_soap.simulator.arena import INTS, PAIRS, TASKS, give_back, take
+from keras_soap.simulator.arena import INT_ROWS, PAIR_ROWS, TASK_ROWS, give_back, take
 from keras_soap.simulator.jit import njit
 from keras_soap.simulator.layout import *  # noqa: F403
 from keras_soap.simulator.reductions import SPECIFIC, cost, sort_members, transfer_ns
@@ -106,7 +106,7 @@ def build_operator(machine, model, tables, state, n):
     devices = state.wanted_devices[n]
     at[AT_TASKS] = 0
     num_tasks = set_block_rows(model, tables, state, n)
-    first = take(state, TASKS, num_tasks)
+    first = take(state, TASK_ROWS, num_tasks)
     if first < 0:
         return False
     at[AT_TASKS] = first
@@ -148,7 +148,7 @@ def build_operator(machine, model, tables, state, n):
                 route = device * machine.num_devices + _REPORT_DEVICE
                 state.task[row + part, TIME] = transfer_ns(machine, route, num_bytes)
                 at[AT_BYTES] += num_bytes
-    base = take(state, INTS, parts + used)
+    base = take(state, INT_ROWS, parts + used)
     if base < 0:
         return False
     at[AT_DEVICES] = base
@@ -168,9 +168,9 @@ def build_operator(machine, model, tables, state, n):
 def free_operator(state, at):
     """Gives back what `build_operator` took."""
     if at[AT_NUM_TASKS]:
-        give_back(state, TASKS, at[AT_TASKS], at[AT_NUM_TASKS])
+        give_back(state, TASK_ROWS, at[AT_TASKS], at[AT_NUM_TASKS])
     if at[AT_INTS]:
-        give_back(state, INTS, at[AT_DEVICES], at[AT_INTS])
+        give_back(state, INT_ROWS, at[AT_DEVICES], at[AT_INTS])
 
 
 @njit
@@ -248,13 +248,13 @@ def build_edge(machine, model, tables, state, e):
             elif stride[axis] or cell[axis] < model.shape[e, axis]:
                 count *= (stop - 1) // cell[axis] - start // cell[axis] + 1
         total += count
-    row = take(state, PAIRS, total)
+    row = take(state, PAIR_ROWS, total)
     if row < 0:
         return False
     at[PAIRS] = row
     at[NUM_PAIRS] = total
     size = readers + 1 + parts + 1 + total
-    by_consumer = take(state, INTS, size)
+    by_consumer = take(state, INT_ROWS, size)
     if by_consumer < 0:
         return False
     at[PAIR_INTS] = size
@@ -369,9 +369,9 @@ def build_edge(machine, model, tables, state, e):
 def free_edge(state, at):
     """Gives back what `build_edge` took."""
     if at[NUM_PAIRS] >= 0:
-        give_back(state, PAIRS, at[PAIRS], at[NUM_PAIRS])
+        give_back(state, PAIR_ROWS, at[PAIRS], at[NUM_PAIRS])
     if at[PAIR_INTS]:
-        give_back(state, INTS, at[BY_CONSUMER], at[PAIR_INTS])
+        give_back(state, INT_ROWS, at[BY_CONSUMER], at[PAIR_INTS])
 
 
 @njit

@@ -174,7 +174,7 @@ def pop(heap, size):
 
 
 @inline
-def count_missing(model, tables, state, arrays, cut, of, index):
+def count_missing(model, tables, arrays, cut, of, index):
     """Predecessors of a task that are not before the cut.
 
     Returns:
@@ -326,6 +326,11 @@ def count_missing(model, tables, state, arrays, cut, of, index):
 
 
 @njit
+def _count_missing(model, tables, arrays, cut, of, index):
+    return count_missing(model, tables, arrays, cut, of, index)
+
+
+@njit
 def begin(model, tables, state, cut, size):
     """Queues the tasks of the changed blocks that wait for nothing after the cut."""
     task, pair, heap = state.task, state.pair, state.heap
@@ -360,7 +365,7 @@ def begin(model, tables, state, cut, size):
                         size = push(heap, size, task[row, END], code + k, task[row, READY])
         for part in range(tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]):
             row = state.block_row[of] + part
-            missing, latest, known = count_missing(model, tables, state, arrays, cut, of, part)
+            missing, latest, known = _count_missing(model, tables, arrays, cut, of, part)
             task[row, STAMP] = epoch
             task[row, MISSING] = missing
             task[row, LATEST] = latest
@@ -559,7 +564,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
             if task[row, STAMP] != epoch:
                 task[row, STAMP] = epoch
                 missing, latest, _ = count_missing(
-                    model, tables, state, arrays, cut, target_of, target_index
+                    model, tables, arrays, cut, target_of, target_index
                 )
                 task[row, MISSING] = missing
                 task[row, LATEST] = latest

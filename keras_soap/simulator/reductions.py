@@ -3,7 +3,7 @@
 Between devices whose numbers follow each other the links are looked up from the second time on.
 """
 
-from keras_soap.simulator.arena import INTS, take
+from keras_soap.simulator.arena import INT_ROWS, take
 from keras_soap.simulator.jit import njit
 from keras_soap.simulator.layout import NEED, NEED_SCRATCH
 from keras_soap.tasks.all_reduce import DIRECT_BYTES
@@ -116,7 +116,7 @@ def cost(machine, state, count, elements, element_bytes, gathers, used):
             if found < 0:
                 state.scalar[NEED] = NEED_SCRATCH
                 return -1, 0, 0, used
-            first = take(state, INTS, found + 2 + classes)
+            first = take(state, INT_ROWS, found + 2 + classes)
             if first < 0:
                 return -1, 0, 0, used
             state.ints[first] = found
