@@ -82,9 +82,6 @@ def main(argv: list[str]) -> None:
     import tensorflow as tf
 
     import keras_soap
-    from keras_soap.report.trace import write_trace
-    from keras_soap.simulator import reference
-    from keras_soap.tasks.build import build
 
     if not tf.config.list_physical_devices("GPU"):
         keras_soap.use_logical_cpus(_NUM_DEVICES.value)
@@ -112,15 +109,10 @@ def main(argv: list[str]) -> None:
         return
     output = Path(_OUTPUT_DIR.value)
     soap.save(output / "strategy.textproto")
-    tasks = build(soap.costs, soap.strategy)
-    write_trace(
-        output / "timeline.json",
-        soap.costs.lowering.graph,
-        soap.topology,
-        tasks,
-        reference.simulate(tasks),
-    )
+    soap.plan.write_trace(output / "timeline.json")
+    soap.plan.write_report(output / "report.html")
     print(f"Wrote the strategy to {output / 'strategy.textproto'}")
+    print(f"Wrote the report to {output / 'report.html'}")
     print(f"Wrote the simulated timeline to {output / 'timeline.json'}; open it in ui.perfetto.dev")
 
 

@@ -4,13 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_soap.planning import find_strategy, simulate
     from keras_soap.runtime.devices import use_logical_cpus
     from keras_soap.runtime.soap_strategy import SoapStrategy
 
-__all__ = ["SoapStrategy", "use_logical_cpus"]
+__all__ = ["SoapStrategy", "find_strategy", "simulate", "use_logical_cpus"]
 
 _MODULES = {
     "SoapStrategy": "keras_soap.runtime.soap_strategy",
+    "find_strategy": "keras_soap.planning",
+    "simulate": "keras_soap.planning",
     "use_logical_cpus": "keras_soap.runtime.devices",
 }
 

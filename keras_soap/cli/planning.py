@@ -1,5 +1,7 @@
 """What `search` and `simulate` have in common: the problem."""
 
+from dataclasses import dataclass
+
 from absl import flags
 
 from keras_soap.cli.main import UsageError
@@ -56,14 +58,23 @@ def define_problem_flags(values: flags.FlagValues) -> None:
     define_output_flags(values)
 
 
-def load_problem(
-    values: flags.FlagValues, arguments: list[str]
-) -> tuple[OperatorGraph, DeviceTopology, CostProfile, bool]:
-    """Graph, topology, costs, and whether to train."""
+@dataclass(frozen=True, slots=True)
+class PlannedProblem:
+    """What flags say of the problem, as `keras_soap.planning` takes it."""
+
+    model: OperatorGraph
+    topology: DeviceTopology
+    profile: CostProfile
+    training: bool
+
+
+def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProblem:
+    """The problem that flags describe."""
     if arguments:
         raise UsageError(f"There is an argument {arguments[0]!r} that belongs to no flag.")
     with quiet():
         topology = resolve(values.topology)
     profile = cost_io.load(values.profile) if values.profile else Roofline()
     training = values.mode == "training"
-    return load_graph(values.model, values.batch_size, training), topology, profile, training
+    graph = load_graph(values.model, values.batch_size, training)
+    return PlannedProblem(graph, topology, profile, training)

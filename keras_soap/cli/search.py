@@ -3,12 +3,10 @@
 from absl import flags
 
 from keras_soap.cli.main import UsageError
-from keras_soap.cli.outputs import Plan, finish
+from keras_soap.cli.outputs import finish
 from keras_soap.cli.planning import define_problem_flags, load_problem
-from keras_soap.search.problem import Budget
-from keras_soap.search.run import METHODS, search
-from keras_soap.strategy import proto_io
-from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.planning import find_strategy
+from keras_soap.search.run import METHODS
 
 SUMMARY = "Searches for the fastest strategy of a model on a machine, at hand or not."
 USAGE = "--model=M --topology=T --batch_size=N --export_strategy=FILE"
@@ -45,40 +43,26 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     """Searches, prints and writes."""
     if set(values.dims.upper()) - set("SOAP") or not values.dims:
         raise UsageError(f"--dims={values.dims} must be letters of SOAP, such as SP.")
-    graph, topology, profile, training = load_problem(values, arguments)
-    lowering = Lowering(graph)
-    initial = []
-    if values.import_strategy:
-        initial = [proto_io.load(values.import_strategy, graph, lowering.dimensions, topology)]
+    problem = load_problem(values, arguments)
     seconds, proposals = values.search_budget_s, values.search_budget
     if seconds is None and proposals is None:
         seconds = 30.0
-    result = search(
-        graph,
-        topology,
-        profile,
-        budget=Budget(seconds, proposals),
+    plan = find_strategy(
+        problem.model,
+        problem.topology,
+        search_budget_s=seconds,
+        search_budget=proposals,
         seed=values.seed,
         dims=values.dims.upper(),
         method=values.method,
-        initial=initial,
-        training=training,
+        training=problem.training,
+        profile=problem.profile,
+        initial=[values.import_strategy] if values.import_strategy else [],
         progress=values.progress,
     )
-    said = {
-        "proposals": result.proposals,
-        "proposals_per_second": result.proposals_per_second,
-        "search_seconds": result.search_seconds,
-        "stopped_by": str(result.stopped_by),
-        "seed": result.seed,
-        "method": result.method,
-        "proved_optimal": result.proved,
-    }
-    evaluations = {"soap": result.evaluation, **result.baselines}
-    finish(
-        Plan(Costs(lowering, topology, profile), evaluations, training, result.method, said),
-        values,
-    )
+    finish(plan, values)
+    result = plan.result
+    assert result is not None
     print(
         f"Searched {result.search_seconds:.1f} s, {result.proposals:,} strategies "
         f"({result.proposals_per_second:,.0f}/s); stopped by: {result.stopped_by}."

@@ -16,14 +16,14 @@ from keras_soap.capture.model import capture
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ExecutionError, StrategyError
-from keras_soap.report import summary
+from keras_soap.objective import Objective
+from keras_soap.report.plan import Plan
 from keras_soap.runtime import layouts
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
 from keras_soap.search.run import search
 from keras_soap.strategy import proto_io
-from keras_soap.strategy.saved_strategy import Figures
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
@@ -94,6 +94,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self._verbose = verbose
         self._run: TrainingRun | None = None
         self._costs: Costs | None = None
+        self._plan: Plan | None = None
         self._functions: dict[Any, Callable[..., dict[str, tf.Tensor]]] = {}
 
     @property
@@ -144,24 +145,19 @@ class SoapStrategy(keras.callbacks.Callback):
             )
         }
 
+    @property
+    def plan(self) -> Plan:
+        """The strategy with its simulated costs, to print, save, trace or report."""
+        if self._plan is None:
+            assert self.costs is not None
+            assert self.strategy is not None
+            evaluations = {"strategy": Objective(self.costs).evaluate(self.strategy)}
+            self._plan = Plan(self.costs, evaluations, training=True, method="given")
+        return self._plan
+
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Writes the strategy to a file: text, or binary if its name ends in `.pb`."""
-        costs = self.costs
-        assert self.strategy is not None
-        figures = Figures()
-        if self.result is not None:
-            best = self.result.evaluation
-            figures = Figures(
-                best.step_time_ns,
-                best.communication_bytes,
-                best.peak_memory_bytes,
-                self.result.cost_source,
-                self.result.method,
-            )
-        lowering = costs.lowering
-        proto_io.save(
-            path, self.strategy, lowering.graph, lowering.dimensions, self.topology, figures
-        )
+        self.plan.save(path)
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
@@ -271,9 +267,10 @@ class SoapStrategy(keras.callbacks.Callback):
             progress=self._verbose > 0,
         )
         self.strategy = self.result.strategy
+        evaluations = {"soap": self.result.evaluation, **self.result.baselines}
+        self._plan = Plan(self.costs, evaluations, True, self.result.method, self.result)
         if self._verbose:
-            evaluations = {"soap": self.result.evaluation, **self.result.baselines}
-            print(f"\n{summary.summarize(self.costs, evaluations)}\n", flush=True)
+            print(f"\n{self.plan.summary()}\n", flush=True)
 
     def _output_layout(self, run: TrainingRun, number: int) -> dtensor.Layout:
         operator = run.step.model.graph.operators[number]

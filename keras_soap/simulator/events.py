@@ -174,49 +174,67 @@ def pop(heap, size):
 
 
 @inline
-def count_missing(model, tables, arrays, cut, of, index):
+def count_missing(
+    cut, of, index,
+    op,
+    edge,
+    task,
+    pair,
+    ints,
+    block,
+    block_row,
+    block_changed,
+    block_first,
+    model_op,
+    model_edge,
+    out_edges,
+    sharers,
+    configs,
+    reductions,
+    combines,
+    members,
+):
     """Predecessors of a task that are not before the cut.
 
     Returns:
         How many; the latest end, and the latest ready time, of those before the cut.
     """
-    op, edge, task, pair, ints, block_row, block_changed, block_first = arrays
-    kind, n = model.block[of, 0], model.block[of, 1]
+    kind, n = block[of, 0], block[of, 1]
     missing, latest, known = 0, 0, -1
     if kind == FORWARD or kind == BACKWARD:
         config = op[n, AT_CONFIG]
-        parts = tables.config[config, CONFIG_PARTS]
-        width = tables.config[config, CONFIG_WIDTH]
+        parts = configs[config, CONFIG_PARTS]
+        width = configs[config, CONFIG_WIDTH]
         if index % width >= parts:  # a combine
             stage = index // width
             if kind == BACKWARD:
-                combine = tables.config[config, CONFIG_STAGES] - 2 - stage
+                combine = configs[config, CONFIG_STAGES] - 2 - stage
             else:
                 combine = stage
-            combine += tables.config[config, CONFIG_COMBINE]
-            reduction = tables.combine[combine, COMB_REDUCTION] + index % width - parts
-            first = tables.reduction[reduction, RED_MEMBERS]
-            for m in range(first, first + tables.reduction[reduction, RED_COUNT]):
-                row = block_row[of] + stage * width + tables.members[m]
+            combine += configs[config, CONFIG_COMBINE]
+            reduction = combines[combine, COMB_REDUCTION] + index % width - parts
+            first = reductions[reduction, RED_MEMBERS]
+            for m in range(first, first + reductions[reduction, RED_COUNT]):
+                row = block_row[of] + stage * width + members[m]
                 if task[row, READY] < cut and not block_changed[of]:
                     latest = max(latest, task[row, END])
                     known = max(known, task[row, READY])
                 else:
                     missing += 1
         elif kind == FORWARD:
-            for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+            for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
                 by_consumer = edge[e, BY_CONSUMER] + index
                 first, last = ints[by_consumer], ints[by_consumer + 1]
-                producer = model.edge[e, EDGE_PRODUCER]
-                before = model.op[producer, OP_BLOCK_F]
+                producer = model_edge[e, EDGE_PRODUCER]
+                before = model_op[producer, OP_BLOCK_F]
                 if block_changed[before] or block_first[before] >= cut:
                     missing += last - first
                     continue
-                changed = block_changed[model.edge[e, EDGE_BLOCK_F]]
+                changed = block_changed[model_edge[e, EDGE_BLOCK_F]]
                 config = op[producer, AT_CONFIG]
                 base = block_row[before] + (
-                    tables.config[config, CONFIG_STAGES] - 1
-                ) * tables.config[config, CONFIG_WIDTH]
+                    configs[config, CONFIG_STAGES] - 1
+                ) * configs[config, CONFIG_WIDTH]
                 for k in range(edge[e, PAIRS] + first, edge[e, PAIRS] + last):
                     if pair[k, P_TIME] < 0:
                         row = base + (pair[k, P_PARTS] >> 32)
@@ -231,30 +249,30 @@ def count_missing(model, tables, arrays, cut, of, index):
                     else:
                         missing += 1
         else:
-            before = model.op[n, OP_BLOCK_F]
+            before = model_op[n, OP_BLOCK_F]
             row = block_row[before] + (
-                tables.config[config, CONFIG_STAGES] - 1
+                configs[config, CONFIG_STAGES] - 1
             ) * width + index
             if not block_changed[before] and task[row, READY] < cut:
                 latest, known = task[row, END], task[row, READY]
             else:
                 missing += 1
-            for i in range(model.op[n, OP_OUT], model.op[n, OP_OUT_END]):
-                e = model.out_edges[i]
-                if not model.edge[e, EDGE_GRADIENT]:
+            for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
+                e = out_edges[i]
+                if not model_edge[e, EDGE_GRADIENT]:
                     continue
                 by_producer = edge[e, BY_PRODUCER] + index
                 first, last = ints[by_producer], ints[by_producer + 1]
-                consumer = model.edge[e, EDGE_CONSUMER]
-                before = model.op[consumer, OP_BLOCK_B]
+                consumer = model_edge[e, EDGE_CONSUMER]
+                before = model_op[consumer, OP_BLOCK_B]
                 if block_changed[before] or block_first[before] >= cut:
                     missing += last - first
                     continue
-                changed = block_changed[model.edge[e, EDGE_BLOCK_B]]
+                changed = block_changed[model_edge[e, EDGE_BLOCK_B]]
                 config = op[consumer, AT_CONFIG]
                 base = block_row[before] + (
-                    tables.config[config, CONFIG_STAGES] - 1
-                ) * tables.config[config, CONFIG_WIDTH]
+                    configs[config, CONFIG_STAGES] - 1
+                ) * configs[config, CONFIG_WIDTH]
                 for i_k in range(edge[e, PAIR_LIST] + first, edge[e, PAIR_LIST] + last):
                     k = edge[e, PAIRS] + ints[i_k]
                     if pair[k, P_TIME_B] < 0:
@@ -271,35 +289,35 @@ def count_missing(model, tables, arrays, cut, of, index):
                         missing += 1
     elif kind == SYNC:
         config = op[n, AT_CONFIG]
-        reductions = tables.config[config, CONFIG_REDUCTIONS]
+        reductions = configs[config, CONFIG_REDUCTIONS]
         if index < reductions:
-            reduction = tables.config[config, CONFIG_REDUCTION] + index
-            first = tables.reduction[reduction, RED_MEMBERS]
-            count = tables.reduction[reduction, RED_COUNT]
+            reduction = configs[config, CONFIG_REDUCTION] + index
+            first = reductions[reduction, RED_MEMBERS]
+            count = reductions[reduction, RED_COUNT]
         else:
             first, count = 0, 1
-            by_part = tables.config[config, CONFIG_BY_PART] + index - reductions
-            listed = tables.config[config, CONFIG_BY_PART] + 1
-            listed += tables.config[config, CONFIG_PARTS]
-            for m in range(listed + tables.members[by_part], listed + tables.members[by_part + 1]):
-                row = block_row[of] + tables.members[m]
+            by_part = configs[config, CONFIG_BY_PART] + index - reductions
+            listed = configs[config, CONFIG_BY_PART] + 1
+            listed += configs[config, CONFIG_PARTS]
+            for m in range(listed + members[by_part], listed + members[by_part + 1]):
+                row = block_row[of] + members[m]
                 if task[row, READY] < cut and not block_changed[of]:
                     latest = max(latest, task[row, END])
                     known = max(known, task[row, READY])
                 else:
                     missing += 1
-        for i in range(model.op[n, OP_SHARERS], model.op[n, OP_SHARERS_END]):
-            sharer = model.sharers[i]
-            before = model.op[sharer, OP_BLOCK_B]
+        for i in range(model_op[n, OP_SHARERS], model_op[n, OP_SHARERS_END]):
+            sharer = sharers[i]
+            before = model_op[sharer, OP_BLOCK_B]
             if block_changed[before] or block_first[before] >= cut:
                 missing += count
                 continue
             config = op[sharer, AT_CONFIG]
             base = block_row[before] + (
-                tables.config[config, CONFIG_STAGES] - 1
-            ) * tables.config[config, CONFIG_WIDTH]
+                configs[config, CONFIG_STAGES] - 1
+            ) * configs[config, CONFIG_WIDTH]
             for m in range(count):
-                part = tables.members[first + m] if index < reductions else index - reductions
+                part = members[first + m] if index < reductions else index - reductions
                 if task[base + part, READY] < cut:
                     latest = max(latest, task[base + part, END])
                     known = max(known, task[base + part, READY])
@@ -307,15 +325,15 @@ def count_missing(model, tables, arrays, cut, of, index):
                     missing += 1
     else:  # REPORT
         for loss in range(len(op)):
-            if not model.op[loss, OP_REPORT_BYTES]:
+            if not model_op[loss, OP_REPORT_BYTES]:
                 continue
-            before = model.op[loss, OP_BLOCK_F]
-            transfers = block_row[model.op[loss, OP_BLOCK_R]]
+            before = model_op[loss, OP_BLOCK_F]
+            transfers = block_row[model_op[loss, OP_BLOCK_R]]
             config = op[loss, AT_CONFIG]
             base = block_row[before] + (
-                tables.config[config, CONFIG_STAGES] - 1
-            ) * tables.config[config, CONFIG_WIDTH]
-            for part in range(tables.config[config, CONFIG_PARTS]):
+                configs[config, CONFIG_STAGES] - 1
+            ) * configs[config, CONFIG_WIDTH]
+            for part in range(configs[config, CONFIG_PARTS]):
                 row = transfers + part if task[transfers + part, TIME] >= 0 else base + part
                 if task[row, READY] < cut and not block_changed[before]:
                     latest = max(latest, task[row, END])
@@ -326,8 +344,29 @@ def count_missing(model, tables, arrays, cut, of, index):
 
 
 @njit
-def _count_missing(model, tables, arrays, cut, of, index):
-    return count_missing(model, tables, arrays, cut, of, index)
+def _count_missing(model, tables, state, cut, of, index):
+    return count_missing(
+        cut,
+        of,
+        index,
+        state.op,
+        state.edge,
+        state.task,
+        state.pair,
+        state.ints,
+        model.block,
+        state.block_row,
+        state.block_changed,
+        state.block_first,
+        model.op,
+        model.edge,
+        model.out_edges,
+        model.sharers,
+        tables.config,
+        tables.reduction,
+        tables.combine,
+        tables.members,
+    )
 
 
 @njit
@@ -335,16 +374,6 @@ def begin(model, tables, state, cut, size):
     """Queues the tasks of the changed blocks that wait for nothing after the cut."""
     task, pair, heap = state.task, state.pair, state.heap
     epoch = state.scalar[EPOCH]
-    arrays = (
-        state.op,
-        state.edge,
-        task,
-        pair,
-        state.ints,
-        state.block_row,
-        state.block_changed,
-        state.block_first,
-    )
     for i in range(state.scalar[NUM_CHANGED]):
         n = state.changed[i]
         of = model.op[n, OP_BLOCK_F]
@@ -365,7 +394,7 @@ def begin(model, tables, state, cut, size):
                         size = push(heap, size, task[row, END], code + k, task[row, READY])
         for part in range(tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]):
             row = state.block_row[of] + part
-            missing, latest, known = _count_missing(model, tables, arrays, cut, of, part)
+            missing, latest, known = _count_missing(model, tables, state, cut, of, part)
             task[row, STAMP] = epoch
             task[row, MISSING] = missing
             task[row, LATEST] = latest
@@ -381,23 +410,31 @@ def simulate(machine, model, tables, state, cut, size, limit):
     Returns:
         Whether it ran to the end.
     """
-    op, edge, task, pair, ints = state.op, state.edge, state.task, state.pair, state.ints
-    block, block_row = model.block, state.block_row
-    model_op, model_edge, out_edges = model.op, model.edge, model.out_edges
-    configs, rows, reductions = tables.config, tables.row, tables.reduction
-    combines, members = tables.combine, tables.members
-    heap, log, tail = state.heap, state.new_log, state.tail
-    free, idle, load = state.resource[0], state.resource[1], state.load[1]
-    arrivals = state.scratch[0]
-    arrays = (op, edge, task, pair, ints, block_row, state.block_changed, state.block_first)
-    route_offsets, num_devices = machine.route_offsets, machine.num_devices
-    epoch = state.scalar[EPOCH]
-    position = state.scalar[CUT]
+    return _simulate(
+        cut, size, limit, machine.num_devices, state.save_every, model.report[0],
+        machine.route_offsets, state.scalar, state.heap, state.new_log, state.tail,
+        state.resource, state.resource[0], state.resource[1], state.load[1], state.scratch[0],
+        state.saves, state.save_which,
+        state.op, state.edge, state.task, state.pair, state.ints, model.block, state.block_row,
+        state.block_changed, state.block_first, model.op, model.edge, model.out_edges,
+        model.sharers, tables.config, tables.reduction, tables.combine, tables.members,
+    )
+
+
+@njit
+def _simulate(
+    cut, size, limit, num_devices, every, report_block,
+    route_offsets, scalar, heap, log, tail,
+    resource, free, idle, load, arrivals,
+    saves, save_which,
+    op, edge, task, pair, ints, block, block_row, block_changed, block_first, model_op, model_edge, out_edges, sharers, configs, reductions, combines, members,
+):
+    """`simulate` on plain arrays: taking them out of tuples in the loop would count references."""
+    epoch = scalar[EPOCH]
+    position = scalar[CUT]
     start_position = position
-    every = state.save_every
-    num_saves = len(state.saves)
+    num_saves = len(saves)
     next_save = (position // every + 1) * every
-    report_block = model.report[0]
     while size:
         ready, code, known = heap[0, 0], heap[0, 1], heap[0, 2]
         size = pop(heap, size)
@@ -407,7 +444,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
         if position == next_save:
             save = position // every
             if save <= num_saves:
-                state.saves[save - 1, 1 - state.save_which[save - 1]] = state.resource
+                saves[save - 1, 1 - save_which[save - 1]] = resource
             next_save += every
         # Start it.
         route = 0
@@ -445,7 +482,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
                 late = late or load[link] + idle[link] > limit
                 free[link] = end
         if late or end + after > limit:
-            state.scalar[TASKS_SIMULATED] += position - start_position + 1
+            scalar[TASKS_SIMULATED] += position - start_position + 1
             return False
         entry = position - start_position
         log[entry, LOG_CODE] = code
@@ -564,7 +601,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
             if task[row, STAMP] != epoch:
                 task[row, STAMP] = epoch
                 missing, latest, _ = count_missing(
-                    model, tables, arrays, cut, target_of, target_index
+                    cut, target_of, target_index, op, edge, task, pair, ints, block, block_row, block_changed, block_first, model_op, model_edge, out_edges, sharers, configs, reductions, combines, members
                 )
                 task[row, MISSING] = missing
                 task[row, LATEST] = latest
@@ -575,7 +612,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
                 size = push(heap, size, latest, arrivals[a], ready)
     if position == next_save and position // every <= num_saves:
         save = position // every
-        state.saves[save - 1, 1 - state.save_which[save - 1]] = state.resource
-    state.scalar[NEW_LOG_USED] = position
-    state.scalar[TASKS_SIMULATED] += position - start_position
+        saves[save - 1, 1 - save_which[save - 1]] = resource
+    scalar[NEW_LOG_USED] = position
+    scalar[TASKS_SIMULATED] += position - start_position
     return True

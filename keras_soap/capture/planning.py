@@ -1,0 +1,70 @@
+"""Captures a Keras model to plan for it, with no data at hand: targets follow from the losses."""
+
+from typing import Any
+
+import keras
+
+from keras_soap.capture.losses import capture_step
+from keras_soap.capture.model import capture
+from keras_soap.errors import CaptureError
+from keras_soap.graph.operator_graph import OperatorGraph
+
+
+def _capture(model: Any, name: str, batch_size: int, training: bool) -> OperatorGraph:
+    from keras_soap.capture.losses import capture_step
+    from keras_soap.capture.model import capture
+
+    if not isinstance(model, keras.Model):
+        raise CaptureError(
+            f"Model {name!r} is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
+        )
+    forward = capture(model, batch_size).graph  # says what is wrong with a model, if anything
+    if not training:
+        return forward
+    if isinstance(model, keras.Sequential):
+        inputs, outputs = model.inputs[0], model.outputs[0]
+    else:
+        inputs, outputs = model.input, model.output
+    if not model.compiled:
+        model.compile(loss=keras.tree.map_structure(_suggested_loss, outputs))
+    targets = _targets(model, outputs, batch_size)
+    inputs = keras.tree.map_structure(lambda x: _sized(x.shape, batch_size, x.dtype), inputs)
+    model._symbolic_build(data_batch=(inputs, targets))
+    return capture_step(model, batch_size, targets).model.graph
+
+
+def _suggested_loss(output: Any) -> str:
+    """Softmax at the end: classes. Else a regression."""
+    layer = output._keras_history.operation
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    if activation == "softmax" or type(layer).__name__ == "Softmax":
+        return "sparse_categorical_crossentropy"
+    return "mean_squared_error"
+
+
+def _targets(model: Any, outputs: Any, batch_size: int) -> Any:
+    """Symbolic targets: whole numbers without the last axis for sparse losses, else as outputs."""
+
+    def target(output: Any, loss: Any) -> Any:
+        name = (
+            loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+        )
+        if "sparse" in name:
+            return _sized(output.shape[:-1], batch_size, "int32")
+        return _sized(output.shape, batch_size, output.dtype)
+
+    losses = model.loss
+    if isinstance(outputs, dict):
+        losses = losses if isinstance(losses, dict) else dict.fromkeys(outputs, losses)
+        return {name: target(output, losses.get(name)) for name, output in outputs.items()}
+    flat = keras.tree.flatten(outputs)
+    if isinstance(losses, dict):
+        losses = [losses.get(name) for name in model.output_names]
+    elif not isinstance(losses, (list, tuple)):
+        losses = [losses] * len(flat)
+    targets = [target(*pair) for pair in zip(flat, losses, strict=True)]
+    return keras.tree.pack_sequence_as(outputs, targets)
+
+
+def _sized(shape: Any, batch_size: int, dtype: str) -> Any:
+    return keras.KerasTensor((batch_size, *shape[1:]), dtype)

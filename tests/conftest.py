@@ -1,0 +1,25 @@
+"""TensorFlow with four logical CPU devices, for all tests that use it.
+
+Tests of the middle of the package import no TensorFlow, so it is set up when collection has shown
+that a test at hand does. Threads are few: the devices share them, and workers of pytest the cores.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+NUM_DEVICES = 4
+
+
+def pytest_collection_finish(session):
+    if "tensorflow" not in sys.modules:
+        return
+    import tensorflow as tf
+
+    import keras_soap
+
+    keras_soap.use_logical_cpus(NUM_DEVICES)
+    # One for each device and some to spare: devices that wait for each other must not run out.
+    tf.config.threading.set_inter_op_parallelism_threads(NUM_DEVICES + 4)
+    tf.config.threading.set_intra_op_parallelism_threads(1)

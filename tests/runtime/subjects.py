@@ -1,0 +1,207 @@
+"""Small models with data, trained by plain Keras and under strategies, to be compared."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from keras_soap import SoapStrategy
+from keras_soap.capture.losses import capture_step
+from keras_soap.strategy.strategy import Strategy
+from keras_soap.tasks.lowering import Lowering
+
+NUM_STEPS = 5
+
+OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
+    "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(0.001),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to train.
+
+    Attributes:
+        build: Makes the model, not compiled; its weights depend on Keras's seed alone.
+        compile: What `compile` is given besides the optimizer.
+        data: Makes `fit`'s x, y and, perhaps, sample weights, of `NUM_STEPS` batches.
+        batch_size: Samples in one step.
+        fit: More arguments of `fit`.
+        noise: Parts of the paths of weights whose true gradient is zero. What float arithmetic
+            leaves of it is noise, which Adam would make full steps of.
+    """
+
+    build: Callable[[], keras.Model]
+    compile: Callable[[], dict[str, Any]]
+    data: Callable[[np.random.Generator], tuple[Any, ...]]
+    batch_size: int = 8
+    fit: dict[str, Any] = field(default_factory=dict)
+    noise: tuple[str, ...] = ()
+
+    def model(self, optimizer: str | keras.optimizers.Optimizer = "sgd") -> keras.Model:
+        """A compiled model, always with the same weights."""
+        keras.utils.set_random_seed(1)
+        model = self.build()
+        if isinstance(optimizer, str):
+            optimizer = OPTIMIZERS[optimizer]()
+        model.compile(optimizer=optimizer, **self.compile())
+        return model
+
+    def samples(self) -> tuple[Any, Any, Any]:
+        """x, y and sample weights (or None)."""
+        x, y, *rest = self.data(np.random.default_rng(0))
+        return x, y, rest[0] if rest else None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of training.
+
+    Attributes:
+        logs: Of each step by itself.
+        weights: By path, before and after.
+        model: Afterwards.
+        soap: The callback, if there was a strategy.
+    """
+
+    logs: list[dict[str, float]]
+    before: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+    model: keras.Model
+    soap: SoapStrategy | None = None
+
+
+class StepLogs(keras.callbacks.Callback):
+    """Records the logs of each step, which Keras averages over an epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.reset_metrics()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append({key: float(value) for key, value in logs.items()})
+
+
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    return {v.path: v.numpy() for v in model.variables if "seed_generator" not in v.path}
+
+
+def train(
+    subject: Subject, optimizer: str, strategy: Strategy | SoapStrategy | None = None
+) -> Training:
+    """Trains for `NUM_STEPS` steps, under `strategy` if there is one."""
+    model = subject.model(optimizer)
+    before = weights_of(model)
+    x, y, sample_weight = subject.samples()
+    recorder = StepLogs()
+    soap = strategy
+    if isinstance(strategy, Strategy):
+        soap = SoapStrategy(strategy=strategy, verbose=0)
+    model.fit(
+        x,
+        y,
+        sample_weight=sample_weight,
+        batch_size=subject.batch_size,
+        shuffle=False,
+        verbose=0,
+        callbacks=[recorder] if soap is None else [soap, recorder],
+        **subject.fit,
+    )
+    return Training(recorder.steps, before, weights_of(model), model, soap)
+
+
+@functools.cache
+def reference(name: str, optimizer: str) -> Training:
+    """What plain Keras makes of the subject called `name`, on one device."""
+    return train(SUBJECTS[name], optimizer)
+
+
+@functools.cache
+def lowering(name: str) -> Lowering:
+    """The lowering of the subject called `name`, as `fit` captures it."""
+    subject = SUBJECTS[name]
+    model = subject.model()
+    samples = [subject.samples()[0], *_targets_and_weights(subject)]
+    first = [
+        keras.tree.map_structure(lambda a: tf.constant(a[: subject.batch_size]), nested)
+        for nested in samples
+    ]
+    model._symbolic_build(data_batch=tuple(first))
+    return Lowering(capture_step(model, subject.batch_size, *first[1:]).model.graph)
+
+
+def _targets_and_weights(subject: Subject) -> list[Any]:
+    _, y, sample_weight = subject.samples()
+    if "class_weight" in subject.fit:
+        sample_weight = np.ones(len(y), "float32")
+    return [y] if sample_weight is None else [y, sample_weight]
+
+
+def assert_equal_training(name: str, optimizer: str, trained: Training) -> None:
+    """Compares with plain Keras: logs of every step, and all weights, to 1e-5."""
+    expected = reference(name, optimizer)
+    assert len(trained.logs) == len(expected.logs) == NUM_STEPS
+    for step, (actual, wanted) in enumerate(zip(trained.logs, expected.logs, strict=True)):
+        assert actual.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert actual[key] == _close(value), f"{key} of step {step}"
+    assert trained.after.keys() == expected.after.keys()
+    largest_change = max(
+        np.abs(expected.after[path] - expected.before[path]).max() for path in expected.after
+    )
+    assert largest_change > 1e-3, "nothing was trained"
+    for path, wanted in expected.after.items():
+        scale = np.abs(wanted).max()
+        if any(part in path for part in SUBJECTS[name].noise):
+            if optimizer != "sgd":
+                continue
+            scale = largest_change
+        error = np.abs(trained.after[path] - wanted).max()
+        assert error <= 1e-5 * scale, f"{path} is off by {error:.2e} of {scale:.2e}"
+
+
+def _close(value: float) -> Any:
+    import pytest
+
+    return pytest.approx(value, rel=1e-5, abs=1e-7)
+
+
+def image_model() -> keras.Model:
+    """Of the kind that learns the digits, and small."""
+    image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(8, 3, padding="same", name="first")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.MaxPooling2D(name="pool")(x)
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="inner")(x)
+    x = layers.Add(name="residual")([x, y])
+    left = layers.Conv2D(8, 1, name="left")(x)
+    right = layers.Conv2D(4, 3, padding="same", name="right")(x)
+    x = layers.Concatenate(name="join")([left, right])
+    x = layers.Flatten(name="flat")(x)
+    x = layers.Dense(16, activation="relu", name="hidden")(x)
+    return keras.Model(image, layers.Dense(10, "softmax", name="digit")(x), name="images")
+
+
+def image_data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    x = rng.normal(size=(NUM_STEPS * 8, 8, 8, 1)).astype("float32")
+    return x, rng.integers(0, 10, len(x))
+
+
+SUBJECTS: dict[str, Subject] = {
+    "images": Subject(
+        image_model,
+        lambda: {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]},
+        image_data,
+        noise=("first/bias",),
+    ),
+}
