@@ -10,13 +10,19 @@ from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import OperatorGraph
 
 
-def _capture(model: Any, name: str, batch_size: int, training: bool) -> OperatorGraph:
-    from keras_soap.capture.losses import capture_step
-    from keras_soap.capture.model import capture
+def capture_for_planning(model: keras.Model, batch_size: int, training: bool) -> OperatorGraph:
+    """The operator graph of a model; for training, with its losses.
 
+    A model that is not compiled is compiled with the loss that its last layer suggests.
+
+    Args:
+        model: A built model.
+        batch_size: Samples in one step.
+        training: Whether to add targets and losses.
+    """
     if not isinstance(model, keras.Model):
         raise CaptureError(
-            f"Model {name!r} is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
+            f"The model is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
         )
     forward = capture(model, batch_size).graph  # says what is wrong with a model, if anything
     if not training:

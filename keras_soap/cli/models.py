@@ -40,10 +40,16 @@ def load_graph(name: str, batch_size: int, training: bool) -> OperatorGraph:
         made = _call(name, batch_size)
         if isinstance(made, OperatorGraph):
             return _check_batch_size(made, batch_size)
-        return _capture(made, name, batch_size, training)
+        return _capture(made, batch_size, training)
     if name in zoo.MODELS:
         return zoo.MODELS[name](batch_size=batch_size)
-    return _capture(_keras_model(name), name, batch_size, training)
+    return _capture(_keras_model(name), batch_size, training)
+
+
+def _capture(model: Any, batch_size: int, training: bool) -> OperatorGraph:
+    from keras_soap.capture.planning import capture_for_planning
+
+    return capture_for_planning(model, batch_size, training)
 
 
 def _check_batch_size(graph: OperatorGraph, batch_size: int) -> OperatorGraph:

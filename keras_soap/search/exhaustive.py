@@ -201,9 +201,13 @@ class _Search:
                 if row is not None:
                     load = load + bounds.traffic_ns(edge)[:, row]
         # Gradients of a part are there when the chain has been down to the loss and back.
-        release = min(
-            (ready + bounds.tail_ns[number]).min(axis=1, where=self._real(number), initial=1 << 61)
-            for number, (ready, _) in starts.items()
+        release = np.minimum.reduce(
+            [
+                (ready + bounds.tail_ns[number]).min(
+                    axis=1, where=self._real(number), initial=1 << 61
+                )
+                for number, (ready, _) in starts.items()
+            ]
         )
         reduce = bounds.reduce_ns[family]
         return _Occupied(

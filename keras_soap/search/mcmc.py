@@ -58,16 +58,14 @@ def _num_chains(budget: Budget, options: RunOptions) -> int:
 
 def _start(problem: Problem, tracker: Tracker, seed: int, num_chains: int) -> list[Chain]:
     """Chains from the best start, from other starts by turns, and the last from a random one."""
-    starts = [start for start in tracker.starts if problem.space.contains(start.strategy)]
-    starts.sort(key=lambda evaluation: evaluation.rank)
     chains = []
     for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(num_chains)):
         rng = np.random.default_rng(sequence)
-        if not starts or (number == num_chains - 1 and num_chains > 1):
+        if number == num_chains - 1 and num_chains > 1:
             start = problem.objective.evaluate(problem.space.random_strategy(rng))
             tracker.offer(start)
         else:
-            start = starts[number % len(starts)]
+            start = problem.starts[number % len(problem.starts)]
         chains.append(Chain(number, rng, ChainState(start, start), 0))
     return chains
 
@@ -79,7 +77,7 @@ class _Sampling:
         self.tracker = tracker
         self.budget = budget
         self.chains = chains
-        self.beta = beta_per_ns(min(tracker.starts, key=lambda evaluation: evaluation.rank))
+        self.beta = beta_per_ns(problem.starts[0])
         self.next_restart = 1 / RESTARTS
         self.improved_at = self._spent_so_far()
         self.best: Evaluation = tracker.best

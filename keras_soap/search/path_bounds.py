@@ -143,9 +143,9 @@ class PathBounds:
         self.tail_ns = [own.copy() for own in self.own_ns]
         for number in operators:
             for edge in self.graph.in_edges[number]:
-                np.maximum(self.ready_ns[number], self.least_ready(edge), self.ready_ns[number])
+                self.ready_ns[number] = np.maximum(self.ready_ns[number], self.least_ready(edge))
                 if self.on_chain(edge):
-                    np.maximum(self.head_ns[number], self.least_head(edge), self.head_ns[number])
+                    self.head_ns[number] = np.maximum(self.head_ns[number], self.least_head(edge))
         for number in reversed(operators):
             for edge in filter(self.on_chain, self.graph.out_edges[number]):
                 tail = self.tail_ns[edge.consumer][None, :, None, :]

@@ -63,6 +63,11 @@ class Problem:
             check_strategy(
                 self.graph, self.lowering.dimensions, strategy, self.topology.num_devices
             )
+            if not self.space.contains(strategy):
+                raise SearchError(
+                    f"An initial strategy uses more than dims={self.dims!r}. Leave it out, or add "
+                    "the letters that it uses."
+                )
 
     @functools.cached_property
     def lowering(self) -> Lowering:
@@ -87,6 +92,22 @@ class Problem:
             name: self.objective.evaluate(make(self.graph, self.lowering.dimensions, self.topology))
             for name, make in BASELINES.items()
         }
+
+    @functools.cached_property
+    def starts(self) -> tuple[Evaluation, ...]:
+        """What a result is never worse than, fastest first.
+
+        The baselines that are in the space, the initial strategies, and all on one device.
+        """
+        found = [
+            evaluation
+            for evaluation in self.baselines.values()
+            if self.space.contains(evaluation.strategy)
+        ]
+        found += [
+            self.objective.evaluate(strategy) for strategy in (*self.initial, self.space.whole())
+        ]
+        return tuple(sorted(found, key=lambda evaluation: evaluation.rank))
 
     def __getstate__(self) -> dict:
         """Leaves out what can be made again."""

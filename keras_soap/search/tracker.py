@@ -1,5 +1,6 @@
 """The best strategy, the count and the clock of a search while it runs."""
 
+import contextlib
 import time
 
 from keras_soap.objective import Evaluation
@@ -31,10 +32,7 @@ class Tracker:
         self.started = time.perf_counter() - seconds_before
         self.proposals = 0
         self.history: list[Progress] = []
-        self.starts = [
-            *problem.baselines.values(),
-            *(problem.objective.evaluate(strategy) for strategy in problem.initial),
-        ]
+        self.starts = problem.starts
         self.best = min(self.starts, key=lambda evaluation: evaluation.rank)
         self.note()
 
@@ -88,7 +86,9 @@ class Tracker:
         locally_optimal: bool = False,
     ) -> SearchResult:
         """The outcome; evaluates the best once more, from nothing."""
-        self.note()
+        # A second Ctrl-C, or a callback that raises it, must not lose what was found.
+        with contextlib.suppress(KeyboardInterrupt):
+            self.note()
         return SearchResult(
             strategy=self.best.strategy,
             evaluation=problem.objective.evaluate(self.best.strategy),

@@ -289,14 +289,14 @@ def count_missing(
                         missing += 1
     elif kind == SYNC:
         config = op[n, AT_CONFIG]
-        reductions = configs[config, CONFIG_REDUCTIONS]
-        if index < reductions:
+        num_reductions = configs[config, CONFIG_REDUCTIONS]
+        if index < num_reductions:
             reduction = configs[config, CONFIG_REDUCTION] + index
             first = reductions[reduction, RED_MEMBERS]
             count = reductions[reduction, RED_COUNT]
         else:
             first, count = 0, 1
-            by_part = configs[config, CONFIG_BY_PART] + index - reductions
+            by_part = configs[config, CONFIG_BY_PART] + index - num_reductions
             listed = configs[config, CONFIG_BY_PART] + 1
             listed += configs[config, CONFIG_PARTS]
             for m in range(listed + members[by_part], listed + members[by_part + 1]):
@@ -317,7 +317,7 @@ def count_missing(
                 configs[config, CONFIG_STAGES] - 1
             ) * configs[config, CONFIG_WIDTH]
             for m in range(count):
-                part = members[first + m] if index < reductions else index - reductions
+                part = members[first + m] if index < num_reductions else index - num_reductions
                 if task[base + part, READY] < cut:
                     latest = max(latest, task[base + part, END])
                     known = max(known, task[base + part, READY])

@@ -134,6 +134,12 @@ class SearchSpace:
         }
         return tuple(by_name.get(dimension.name, 1) for dimension in self.dimensions[member])
 
+    def whole(self) -> Strategy:
+        """The strategy with every operator whole on the first device."""
+        return Strategy(
+            tuple(self._config((1,) * len(of_operator), (0,)) for of_operator in self.dimensions)
+        )
+
     def random_strategy(self, rng: np.random.Generator) -> Strategy:
         """A strategy with a random configuration for each family."""
         change: Change = {}
@@ -179,16 +185,12 @@ class SearchSpace:
 
     def contains(self, strategy: Strategy) -> bool:
         """Whether `strategy`, which must be valid, is in the space."""
-        return all(
-            strategy.configs[number].degrees in self.degrees[family]
-            and (
-                self.places
-                or strategy.configs[number].devices
-                == tuple(range(len(strategy.configs[number].devices)))
-            )
-            for family, members in enumerate(self.families)
-            for number in members
-        )
+        for number, config in enumerate(strategy.configs):
+            if config.degrees not in self.degrees[self.family_of[number]]:
+                return False
+            if not self.places and config.devices != tuple(range(config.num_parts)):
+                return False
+        return True
 
     def _config(self, degrees: tuple[int, ...], devices: tuple[int, ...]) -> ParallelConfig:
         """Equal configurations are one object: making one costs more than looking it up."""

@@ -33,8 +33,9 @@ class Subject:
         data: Makes `fit`'s x, y and, perhaps, sample weights, of `NUM_STEPS` batches.
         batch_size: Samples in one step.
         fit: More arguments of `fit`.
-        noise: Parts of the paths of weights whose true gradient is zero. What float arithmetic
-            leaves of it is noise, which Adam would make full steps of.
+        noise: Parts of the paths of weights whose true gradient is zero, and what follows from
+            them. What float arithmetic leaves of such a gradient is noise, which Adam makes full
+            steps of.
     """
 
     build: Callable[[], keras.Model]
@@ -202,6 +203,6 @@ SUBJECTS: dict[str, Subject] = {
         image_model,
         lambda: {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]},
         image_data,
-        noise=("first/bias",),
+        noise=("first/bias", "norm/moving_mean"),
     ),
 }

@@ -52,9 +52,7 @@ class GraphOf:
         return self._add("loss", (source, target), None, attributes={"report_bytes": 4})
 
     def graph(self) -> OperatorGraph:
-        return OperatorGraph(
-            "toy", self.batch_size, tuple(self.operators), tuple(self.weights)
-        )
+        return OperatorGraph("toy", self.batch_size, tuple(self.operators), tuple(self.weights))
 
     def _add(self, kind, sources, width, weights=(), specs=(), layer="", attributes=None) -> int:
         number = len(self.operators)

@@ -1,0 +1,93 @@
+import pytest
+
+from keras_soap.errors import SearchError
+from keras_soap.search import exhaustive
+from keras_soap.search.path_bounds import Domain, PathBounds
+from keras_soap.search.problem import Budget
+from keras_soap.search.symmetry import stabilizer, symmetries
+from tests.search import toys
+
+PROBLEMS = {
+    "small chain": (toys.chain((64, 64), 8), toys.machine(2), {}),
+    "chain": (toys.chain((512, 512), 32), toys.machine(2), {}),
+    "slow links": (toys.chain((256, 64), 32), toys.machine(2, bandwidth_bytes_per_s=1e7), {}),
+    "no O": (toys.chain((256, 64, 64), 32), toys.machine(3), {"dims": "SAP"}),
+    "two nodes": (toys.diamond(256), toys.machine(4, 2), {"dims": "P"}),
+    "inference": (toys.chain((512, 64), 8), toys.machine(2), {"training": False}),
+    "twins": (toys.twins(512), toys.machine(2), {"dims": "OP"}),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_proves_what_brute_force_finds(name):
+    graph, topology, arguments = PROBLEMS[name]
+    problem = toys.problem(graph, topology, **arguments)
+    result = exhaustive.search(problem, Budget(proposals=20_000), 0)
+    assert result.proved
+    assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
+
+
+@pytest.mark.parametrize("name", ["small chain", "no O", "inference", "twins"])
+def test_bounds_are_below_the_time_of_every_strategy(name):
+    graph, topology, arguments = PROBLEMS[name]
+    problem = toys.problem(graph, topology, **arguments)
+    space = problem.space
+    domains = [
+        Domain.of(list(space.configs(family, True)), topology.num_devices)
+        for family in range(len(space.families))
+    ]
+    bounds = PathBounds(problem, domains)
+    by_operator = [
+        bounds.bound_ns(number, bounds.ready_ns[number], bounds.head_ns[number])
+        for number in range(len(graph.operators))
+    ]
+    rows = [{config: row for row, config in enumerate(domain.configs)} for domain in domains]
+    for strategy in toys.every_strategy(problem):
+        time_ns = problem.objective.evaluate(strategy).step_time_ns
+        for number, config in enumerate(strategy.configs):
+            assert by_operator[number][rows[space.family_of[number]][config]] <= time_ns
+
+
+def test_large_problems_are_refused():
+    problem = toys.problem(toys.chain(), toys.machine(16))
+    with pytest.raises(SearchError, match="too many for an exhaustive search"):
+        exhaustive.search(problem, Budget(proposals=10), 0)
+
+
+def test_without_budget_nothing_is_proved():
+    problem = toys.problem(toys.chain(), toys.machine(3))
+    assert not exhaustive.search(problem, Budget(proposals=10), 0).proved
+
+
+def test_devices_on_one_switch_are_interchangeable():
+    assert len(symmetries(toys.machine(4))) == 24
+    assert len(symmetries(toys.machine(4), fixed=(0,))) == 6
+
+
+def test_nodes_are_interchangeable_as_wholes():
+    group = symmetries(toys.machine(4, 2))
+    assert len(group) == 8
+    assert (2, 3, 0, 1) in group
+    assert (0, 2, 1, 3) not in group
+
+
+def test_devices_in_use_stay_where_they_are():
+    group = symmetries(toys.machine(4))
+    assert {image[:2] for image in stabilizer(group, (0, 1))} == {(0, 1)}
+
+
+def test_symmetric_strategies_take_the_same_time():
+    problem = toys.problem(toys.diamond(256), toys.machine(4, 2), dims="SP")
+    best = problem.baselines["expert"].strategy
+    configs = type(best)
+    for image in symmetries(problem.topology, fixed=(0,)):
+        moved = configs(
+            tuple(
+                type(config)(config.degrees, tuple(image[d] for d in config.devices))
+                for config in best.configs
+            )
+        )
+        assert (
+            problem.objective.evaluate(moved).step_time_ns
+            == problem.baselines["expert"].step_time_ns
+        )

@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import pytest
+
+from keras_soap.errors import SearchError
+from keras_soap.search import mcmc
+from keras_soap.search.problem import Budget, RunOptions
+from keras_soap.search.result import StopReason
+from keras_soap.search.run import search
+from tests.search import toys
+
+
+def test_finds_the_fastest_strategy_of_a_small_space():
+    problem = toys.problem(toys.twins(512), toys.machine(2), dims="OP")
+    result = mcmc.search(problem, Budget(proposals=3000), 0)
+    assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_number_of_cores_does_not_change_the_result(seed):
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+    budget = Budget(proposals=400)
+    alone = mcmc.search(problem, budget, seed, RunOptions(num_cores=1))
+    helped = mcmc.search(problem, budget, seed, RunOptions(num_cores=2))
+    assert alone.strategy == helped.strategy
+    assert alone.proposals == helped.proposals
+    assert [(p.proposals, p.best_ns) for p in alone.history] == [
+        (p.proposals, p.best_ns) for p in helped.history
+    ]
+
+
+def test_an_unpicklable_profile_is_searched_with_one_core():
+    problem = toys.problem(toys.chain(), toys.machine(2))
+
+    class Local(type(problem.profile)):
+        pass
+
+    result = search(
+        problem.graph,
+        problem.topology,
+        Local(),
+        budget=Budget(proposals=100),
+        num_cores=2,
+        progress=False,
+    )
+    assert result.proposals > 0
+
+
+def test_stops_when_nothing_improves():
+    problem = toys.problem(toys.chain((64, 32), 8), toys.machine(2))
+    result = mcmc.search(problem, Budget(proposals=20_000), 0)
+    assert result.stopped_by == StopReason.NO_IMPROVEMENT
+    assert result.proposals < 10_000
+
+
+def test_ends_at_a_local_optimum():
+    problem = toys.problem(toys.diamond(), toys.machine(2))
+    result = mcmc.search(problem, Budget(proposals=3000), 0)
+    assert result.locally_optimal
+    best = result.evaluation
+    for family, members in enumerate(problem.space.families):
+        for config in problem.space.configs(family, anywhere=True):
+            changed = best.strategy.replace(dict.fromkeys(members, config))
+            assert problem.objective.evaluate(changed).rank >= best.rank
+
+
+def test_resumes_from_a_checkpoint(tmp_path):
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+    path = tmp_path / "state.json"
+    options = RunOptions(checkpoint=path)
+
+    def interrupt(progress):
+        if progress.proposals > 100:
+            raise KeyboardInterrupt
+
+    stopped = mcmc.search(
+        problem, Budget(proposals=400), 0, RunOptions((interrupt,), checkpoint=path)
+    )
+    assert stopped.stopped_by == StopReason.INTERRUPTED
+    resumed = mcmc.search(problem, Budget(proposals=400), 0, options)
+    assert resumed.proposals > stopped.proposals
+    assert resumed.evaluation.rank <= stopped.evaluation.rank
+    assert resumed.history[: len(stopped.history)] == stopped.history
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_of_another_search_is_refused(tmp_path):
+    path = tmp_path / "state.json"
+    problem = toys.problem(toys.chain(), toys.machine(2))
+    mcmc.search(problem, Budget(proposals=20), 0, RunOptions(checkpoint=path))
+    with pytest.raises(SearchError, match=r"saved by a search with seed=0, .* has seed=1"):
+        mcmc.search(problem, Budget(proposals=20), 1, RunOptions(checkpoint=path))
+    other = toys.problem(toys.chain((64, 64)), toys.machine(2))
+    with pytest.raises(SearchError, match="saved by a search with graph="):
+        mcmc.search(other, Budget(proposals=20), 0, RunOptions(checkpoint=path))
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps([1, 2]))
+    with pytest.raises(SearchError, match="does not hold a saved search"):
+        mcmc.search(toys.problem(), Budget(proposals=20), 0, RunOptions(checkpoint=path))
+
+
+def test_initial_strategies_must_fit():
+    space = toys.problem(toys.chain(), toys.machine(4)).space
+    strategy = space.random_strategy(np.random.default_rng(0))
+    wide = strategy.replace({0: next(c for c in space.configs(0) if 3 in c.devices)})
+    with pytest.raises(ValueError, match="the topology has devices 0 to 1"):
+        toys.problem(toys.chain(), toys.machine(2), initial=(wide,))

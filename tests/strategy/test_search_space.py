@@ -1,0 +1,125 @@
+import math
+
+import numpy as np
+import pytest
+
+from keras_soap.errors import SearchError
+from keras_soap.operators.rule import Dimension, DimensionKind
+from keras_soap.strategy import placement
+from keras_soap.strategy.search_space import SearchSpace, all_degrees
+from keras_soap.strategy.strategy import check_strategy
+from keras_soap.tasks.lowering import Lowering
+from tests.search import toys
+
+
+def space_of(graph, num_devices=4, dims="SOAP"):
+    return SearchSpace(graph, Lowering(graph).dimensions, toys.machine(num_devices), dims)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3, 4, 6, 16])
+@pytest.mark.parametrize("dims", ["SOAP", "SAP", "S", "O", "OP"])
+def test_any_sequence_of_changes_is_valid(num_devices, dims):
+    graph = toys.twins()
+    space = space_of(graph, num_devices, dims)
+    rng = np.random.default_rng(0)
+    strategy = space.random_strategy(rng)
+    for _ in range(300):
+        strategy = strategy.replace(space.random_change(rng, strategy))
+        check_strategy(graph, space.dimensions, strategy, num_devices)
+        assert space.contains(strategy)
+
+
+def test_operators_on_the_same_weights_change_together():
+    graph = toys.twins()
+    space = space_of(graph)
+    rng = np.random.default_rng(0)
+    strategy = space.random_strategy(rng)
+    changes = [space.random_change(rng, strategy) for _ in range(100)]
+    assert {tuple(change) for change in changes if 1 in change} == {(1, 2)}
+    assert all(len(set(change.values())) == 1 for change in changes)
+
+
+def test_every_configuration_is_reached():
+    space = space_of(toys.chain((8, 8), 8), 3)
+    rng = np.random.default_rng(0)
+    drawn = {space.random_config(rng, 1) for _ in range(5000)}
+    assert drawn == set(space.configs(1, anywhere=True))
+    assert len(drawn) == space.num_configs(1)
+
+
+def test_structured_configurations_are_among_all_of_them():
+    space = space_of(toys.chain(), 4)
+    for family in range(len(space.families)):
+        structured = list(space.configs(family))
+        assert len(structured) == len(set(structured))
+        assert set(structured) <= set(space.configs(family, anywhere=True))
+
+
+def test_without_o_parts_lie_on_the_first_devices():
+    space = space_of(toys.chain(), 4, "SAP")
+    for config in space.configs(1):
+        assert config.devices == tuple(range(config.num_parts))
+
+
+def test_letters_say_which_dimensions_are_split():
+    dimensions = (
+        Dimension("sample", (0,), 8, DimensionKind.SAMPLE),
+        Dimension("length", (1,), 8, DimensionKind.ATTRIBUTE),
+        Dimension("channel", (2,), 8, DimensionKind.PARAMETER),
+    )
+    assert set(all_degrees(dimensions, 2, "S")) == {(1, 1, 1), (2, 1, 1)}
+    assert set(all_degrees(dimensions, 2, "A")) == {(1, 1, 1), (1, 2, 1)}
+    assert set(all_degrees(dimensions, 2, "P")) == {(1, 1, 1), (1, 1, 2)}
+    assert set(all_degrees(dimensions, 2, "O")) == {(1, 1, 1)}
+
+
+def test_degrees_divide_sizes_and_fit_the_devices():
+    dimensions = (
+        Dimension("sample", (0,), 6, DimensionKind.SAMPLE),
+        Dimension("channel", (1,), 8, DimensionKind.PARAMETER, step=4),
+    )
+    found = all_degrees(dimensions, 5)
+    assert set(found) == {(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)}
+
+
+def test_unknown_letters_are_refused():
+    with pytest.raises(SearchError, match="letters of 'SOAP'"):
+        space_of(toys.chain(), 4, "SX")
+
+
+def test_a_neighbour_is_followed_to_its_devices():
+    space = space_of(toys.chain(), 4)
+    rng = np.random.default_rng(0)
+    strategy = space.random_strategy(rng)
+    for neighbour in (0, 2):
+        other = strategy.configs[neighbour]
+        for _ in range(50):
+            config = space.follow(rng, 1, neighbour, other)
+            assert config.devices == other.devices[: config.num_parts]
+
+
+@pytest.mark.parametrize("num_devices", [1, 3, 4, 6, 12, 16])
+def test_groups_are_aligned_and_in_range(num_devices):
+    for size in range(1, num_devices + 1):
+        for stride in placement.strides(num_devices, size):
+            number = placement.num_groups(num_devices, size, stride)
+            assert number > 0
+            members = [d for k in range(number) for d in placement.group(size, stride, k)]
+            assert len(members) == len(set(members))
+            assert all(0 <= device < num_devices for device in members)
+
+
+def test_orders_put_a_dimension_within_or_across_nodes():
+    #   parts of degrees (2, 2): (0,0) (0,1) (1,0) (1,1)
+    assert placement.orders((2, 2)) == ((0, 1, 2, 3), (0, 2, 1, 3))
+    assert placement.orders((2, 1, 3)) == ((0, 1, 2, 3, 4, 5), (0, 2, 4, 1, 3, 5))
+    assert placement.orders((4, 1)) == ((0, 1, 2, 3),)
+
+
+def test_draws_are_among_the_structured_placements():
+    rng = np.random.default_rng(0)
+    for degrees in ((1,), (2, 2), (4, 1), (3,), (2, 4)):
+        expected = set(placement.structured(degrees, 8))
+        drawn = {placement.draw(rng, degrees, 8) for _ in range(1000)}
+        assert drawn == expected
+        assert all(len(devices) == math.prod(degrees) for devices in drawn)
