@@ -10,16 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.graph.operator_graph import OperatorGraph
-from keras_soap.simulator import reference
+from keras_soap.simulator.simulator import Simulator
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
-from keras_soap.tasks.build import build
 from keras_soap.tasks.lowering import Costs, Lowering
-from keras_soap.tasks.memory import peak_memory_bytes
 from keras_soap.topology.device_topology import DeviceTopology
 
 
@@ -31,15 +27,16 @@ class Evaluation:
         strategy: The strategy.
         step_time_ns: Simulated time of one step.
         communication_bytes: What all devices together send in a step.
-        peak_memory_bytes: For each device.
         excess_bytes: By how much devices exceed their memory, summed over them.
+        peak_memory_bytes: For each device; empty from `update`, where a search needs the excess
+            only.
     """
 
     strategy: Strategy
     step_time_ns: int
     communication_bytes: int
-    peak_memory_bytes: tuple[int, ...]
     excess_bytes: int
+    peak_memory_bytes: tuple[int, ...] = ()
 
     @property
     def feasible(self) -> bool:
@@ -76,7 +73,12 @@ class Evaluator(Protocol):
 
 
 class Objective:
-    """Evaluates strategies of one graph on one topology by simulation."""
+    """Evaluates strategies of one graph on one topology by simulation.
+
+    Callers hand evaluations back and forth as values; behind them is one simulator that stands at
+    one strategy. It accepts a proposal when the next update starts from it, rejects it when that
+    starts from the strategy before, and moves by the difference when it starts from elsewhere.
+    """
 
     def __init__(self, costs: Costs, training: bool = True):
         """Takes the costs of parts.
@@ -87,19 +89,22 @@ class Objective:
         """
         self.costs = costs
         self.training = training
-        self._memory_bytes = np.array([d.memory_bytes for d in costs.topology.devices], np.int64)
+        self._simulator = Simulator(costs, training)
+        self._current: Evaluation | None = None
+        self._proposed: Evaluation | None = None
 
     def evaluate(self, strategy: Strategy) -> Evaluation:
         """Evaluates a strategy from nothing."""
-        tasks = build(self.costs, strategy, self.training)
-        memory = peak_memory_bytes(self.costs, strategy, self.training)
-        return Evaluation(
+        self._forget_proposal()
+        outcome = self._simulator.set(strategy)
+        self._current = Evaluation(
             strategy,
-            reference.simulate(tasks).step_time_ns,
-            tasks.communication_bytes,
-            tuple(memory.tolist()),
-            int(np.maximum(memory - self._memory_bytes, 0).sum()),
+            outcome.step_time_ns,
+            outcome.communication_bytes,
+            outcome.excess_bytes,
+            tuple(self._simulator.peak_memory_bytes.tolist()),
         )
+        return self._current
 
     def update(
         self,
@@ -108,7 +113,42 @@ class Objective:
         limit_ns: int | None = None,
     ) -> Evaluation:
         """Evaluates the strategy of `evaluation` with a change; see `Evaluator`."""
-        return self.evaluate(evaluation.strategy.replace(change))
+        self._move_to(evaluation)
+        outcome = self._simulator.propose(change, limit_ns)
+        step_time_ns = outcome.step_time_ns
+        if outcome.exceeds:
+            assert limit_ns is not None
+            step_time_ns = max(step_time_ns, limit_ns + 1)
+        self._proposed = Evaluation(
+            evaluation.strategy.replace(change),
+            step_time_ns,
+            outcome.communication_bytes,
+            outcome.excess_bytes,
+        )
+        return self._proposed
+
+    def _move_to(self, evaluation: Evaluation) -> None:
+        if evaluation is self._proposed:
+            self._simulator.accept()
+            self._current, self._proposed = evaluation, None
+            return
+        self._forget_proposal()
+        if evaluation is self._current:
+            return
+        if self._simulator.strategy is None:
+            self._simulator.set(evaluation.strategy)
+        else:
+            pairs = zip(self._simulator.strategy.configs, evaluation.strategy.configs, strict=True)
+            difference = {n: new for n, (old, new) in enumerate(pairs) if new != old}
+            if difference:
+                self._simulator.propose(difference)
+                self._simulator.accept()
+        self._current = evaluation
+
+    def _forget_proposal(self) -> None:
+        if self._proposed is not None:
+            self._simulator.reject()
+            self._proposed = None
 
 
 def objective_of(

@@ -96,7 +96,7 @@ class GraphBuilder:
 
     def add_model(self, model: keras.Model) -> tuple[list[int], list[TensorRef], Any]:
         """Adds inputs and all calls; gives inputs, flat outputs and the structure of outputs."""
-        function = _function_of(model)
+        function = function_of(model)
         tensors: dict[int, TensorRef] = {}
         inputs = []
         for tensor in function.inputs:
@@ -185,7 +185,7 @@ class GraphBuilder:
                 fixed = node.arguments.kwargs.get("training")
                 mode = training if fixed is None else bool(fixed)
                 if isinstance(operation, keras.Model):
-                    inner = _function_of(operation)
+                    inner = function_of(operation)
                     if len(inner.inputs) != len(refs):
                         raise CaptureError(
                             f"Nested model {operation.name!r} has {len(inner.inputs)} inputs but "
@@ -292,7 +292,7 @@ class GraphBuilder:
         return tuple(numbers)
 
 
-def _function_of(model: keras.Model) -> Function:
+def function_of(model: keras.Model) -> Function:
     """The Keras graph of a Functional or Sequential model."""
     if isinstance(model, keras.Sequential):
         if model._functional is None:

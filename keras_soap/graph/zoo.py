@@ -213,7 +213,7 @@ def _lstm(b: _Builder, x: int, states: tuple, units: int, layer: str) -> tuple[i
     batch, length, features = b.shape(x)
     y = b.add(
         "lstm",
-        "lstm_block",
+        "lstm",
         [x, *states],
         [(batch, length, units), (batch, units), (batch, units)],
         [

@@ -64,7 +64,8 @@ class BatchNormalization(Rule):
             return ()
         over = tuple(dimension.name for dimension in self.dimensions(operator)[:-1])
         dtype = "float64" if operator.output.dtype == "float64" else "float32"
-        return (Combine("moments", over, 2 * volume(regions[:, -1:]) + 1, dtype),)
+        elements = 2 * volume(regions[:, -1:]) + 1
+        return (Combine("moments", over, elements, dtype, training_only=True),)
 
     def contribute(self, call: PartCall, number: int) -> Any:
         import tensorflow as tf

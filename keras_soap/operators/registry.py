@@ -31,7 +31,11 @@ def rules() -> dict[str, Rule]:
 @functools.cache
 def find(kind: str) -> Rule:
     """The rule of a kind of operator."""
+    from keras_soap.operators.time_blocks import SUFFIX, Block
+
     try:
+        if kind.endswith(SUFFIX):
+            return Block(rules()[kind.removesuffix(SUFFIX)])
         return rules()[kind]
     except KeyError:
         raise CaptureError(

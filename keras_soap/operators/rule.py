@@ -20,6 +20,10 @@ from keras_soap.graph.operator_graph import Operator, TensorSpec
 from keras_soap.graph.region import Regions, broadcast_regions, volume, whole
 
 
+NOT_AN_AXIS = -1
+"""In `Dimension.axes`, for an output of which all parts along the dimension make the same."""
+
+
 class DimensionKind(StrEnum):
     """The letters S, A and P; O is the choice of devices."""
 
@@ -38,7 +42,8 @@ class Dimension:
 
     Attributes:
         name: The field's word for it: `"sample"`, `"height"`, `"units"`, …
-        axes: For each output of the operator the axis that it is.
+        axes: For each output of the operator the axis that it is, or `NOT_AN_AXIS`: then parts
+            along it make copies of that output. It is an axis of the first output.
         size: Its size.
         kind: S, A or P.
         step: Parts hold whole multiples of this many elements.
@@ -77,6 +82,7 @@ class Combine:
         elements: int64 (parts,): elements of the value that each part contributes.
         dtype: Its dtype.
         reduction: `"sum"`, or `"max"`, which carries no gradient.
+        training_only: Whether it is left out in inference.
     """
 
     name: str
@@ -84,6 +90,7 @@ class Combine:
     elements: np.ndarray
     dtype: str = "float32"
     reduction: str = "sum"
+    training_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Part:
         index: Its row-major number.
         output: Region of the first output that it makes: (start, stop) for each axis.
         inputs: For each input the region that it reads.
-        weights: For each weight the region that it reads.
+        weights: For each weight the region that it reads, of its view (`Rule.weight_shapes`).
     """
 
     operator: Operator
@@ -117,6 +124,8 @@ class PartCall:
         weights: For each weight a tensor of the region `part.weights`.
         combined: Reduced values of the operator's combines so far.
         training: Whether in training mode.
+        memory: What the part keeps from stage to stage: tensors, or nests of them, by name. A rule
+            puts in new values, and takes gradients through them for granted.
     """
 
     part: Part
@@ -126,6 +135,7 @@ class PartCall:
     weights: Sequence[Any]
     combined: Sequence[Any]
     training: bool
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,12 +156,14 @@ class Rule:
         layers: Names of the Keras layers (or other Keras operations) that it covers.
         sparse_weights: Positions of weights whose gradients come as rows (`IndexedSlices`).
         free: Whether it takes no time: a view of what is there already.
+        several_outputs: Whether it covers calls that make more than one tensor.
     """
 
     kind: ClassVar[str] = ""
     layers: ClassVar[tuple[str, ...]] = ()
     sparse_weights: ClassVar[tuple[int, ...]] = ()
     free: ClassVar[bool] = False
+    several_outputs: ClassVar[bool] = False
 
     def refuses(
         self, attributes: dict[str, Any], inputs: Sequence[TensorSpec], output: TensorSpec
@@ -173,9 +185,21 @@ class Rule:
         """
         return [broadcast_regions(regions, spec.shape) for spec in operator.input_specs]
 
+    def weight_shapes(self, operator: Operator) -> list[tuple[int, ...]]:
+        """For each weight the shape that it is seen in, so that what parts need of it are boxes.
+
+        Regions of weights, and the tensors that `compute` is given, are of that view. Here: the
+        weight's own shape.
+        """
+        return [spec.shape for spec in operator.weight_specs]
+
     def weight_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
         """For each weight what parts that make `regions` read and train. Here: all of it."""
-        return [whole(len(regions), spec.shape) for spec in operator.weight_specs]
+        return [whole(len(regions), shape) for shape in self.weight_shapes(operator)]
+
+    def made_outputs(self, operator: Operator) -> Sequence[int]:
+        """Positions of outputs that take memory of their own. Here: all, unless it is `free`."""
+        return () if self.free and operator.inputs else range(len(operator.output_specs))
 
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         """float64 (parts,): forward floating-point operations. Here: one per output element."""

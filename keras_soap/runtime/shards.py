@@ -149,6 +149,13 @@ class ShardStore:
         sharded.variable._value = GatheredVariable(sharded)
         return sharded
 
+    def acquire(self) -> None:
+        """Takes the variables over again after `release`, with the values that they have now."""
+        for sharded in self.sharded:
+            if not isinstance(sharded.variable._value, GatheredVariable):
+                sharded.scatter()
+                sharded.variable._value = GatheredVariable(sharded)
+
     def __getitem__(self, variable: keras.Variable) -> ShardedVariable:
         return self._by_variable[id(variable)]
 

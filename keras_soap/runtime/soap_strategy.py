@@ -1,24 +1,22 @@
 """`SoapStrategy`: the Keras callback that captures a model, plans, and trains in parallel."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 from absl import logging
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
-from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
 from tensorflow.experimental import dtensor
 
-from keras_soap.capture.losses import CapturedStep, capture_step
-from keras_soap.capture.model import capture
+from keras_soap.capture.losses import CapturedStep
+from keras_soap.capture.model import capture, function_of
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ExecutionError, StrategyError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
 from keras_soap.runtime import layouts
+from keras_soap.runtime.functions import StepFunctions
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
@@ -92,10 +90,10 @@ class SoapStrategy(keras.callbacks.Callback):
         self._method = method
         self._profile = profile or Roofline()
         self._verbose = verbose
-        self._run: TrainingRun | None = None
+        self._is_training = False
+        self._functions: StepFunctions | None = None
         self._costs: Costs | None = None
         self._plan: Plan | None = None
-        self._functions: dict[Any, Callable[..., dict[str, tf.Tensor]]] = {}
 
     @property
     def topology(self) -> DeviceTopology:
@@ -134,10 +132,9 @@ class SoapStrategy(keras.callbacks.Callback):
             inputs: A batch of the size that the strategy is for, as the model takes it.
         """
         run = self._started()
-        captured = capture(self._owner, run.step.model.graph.batch_size)
-        flat = _flat_inputs(self._owner, inputs)
+        captured = capture(run.model, run.step.model.graph.batch_size)
         run.store.scatter()
-        made = run.outputs_function(captured)(*flat)
+        made = run.outputs_function(captured)(*function_of(run.model)._standardize_inputs(inputs))
         return {
             operator.name: dtensor.pack(parts, self._output_layout(run, number))
             for number, (operator, parts) in enumerate(
@@ -160,8 +157,6 @@ class SoapStrategy(keras.callbacks.Callback):
         self.plan.save(path)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        model = self.model
-        self._owner = model
         check_present(self.topology)
         if self.topology.num_devices == 1:
             logging.warning(
@@ -170,81 +165,41 @@ class SoapStrategy(keras.callbacks.Callback):
                 self.topology.devices[0].name,
             )
             return
-        _check_model(model)
-        self._plain_train_function = model.train_function
-        model.train_function = self._train_function
+        if self._functions is None or not self._functions.fits(self.model):
+            _check_model(self.model)
+            self._functions = StepFunctions(self.model, self._start)
+        self._functions.install()
+        self._is_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._release()
+        self._is_training = False
+        if self._functions is not None:
+            self._functions.remove()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        if self._run is not None:
-            self._run.store.gather()
+        functions = self._functions
+        if functions is not None and functions.run is not None and not self._is_training:
+            functions.install()
 
-    on_predict_begin = on_test_begin
+    def on_test_end(self, logs: Any = None) -> None:
+        if self._functions is not None and not self._is_training:
+            self._functions.remove()
+
+    on_predict_begin, on_predict_end = on_test_begin, on_test_end
 
     def _started(self) -> TrainingRun:
-        if self._run is None:
+        if self._functions is None or self._functions.run is None:
             raise ExecutionError("Training has not begun. Pass this callback to model.fit first.")
-        return self._run
+        return self._functions.run
 
-    def _release(self) -> None:
-        """Makes the model an ordinary Keras model again, with the weights trained so far."""
-        if self._run is not None:
-            self._run.store.release()
-        if self._owner.train_function == self._train_function:
-            self._owner.train_function = self._plain_train_function
-
-    def _train_function(self, iterator: Any) -> dict[str, tf.Tensor]:
-        logs = None
-        for _ in range(self._owner.steps_per_execution):
-            try:
-                data = next(iterator)
-            except StopIteration:
-                if logs is None:
-                    raise
-                break
-            try:
-                logs = self._train_step(data)
-            except BaseException:
-                self._release()
-                raise
-        assert logs is not None
-        return logs
-
-    def _train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        data = keras.tree.map_structure(
-            lambda x: None if isinstance(x, tf.experimental.Optional) else x, data
-        )
-        x, y, sample_weight = unpack_x_y_sample_weight(data)
-        rest = keras.tree.flatten(y)
-        if sample_weight is not None:
-            rest += keras.tree.flatten(sample_weight)
-        key = tuple(tuple(tensor.shape) for tensor in [*keras.tree.flatten(x), *rest])
-        if key not in self._functions:
-            step = self._prepare(x, y, sample_weight)
-            self._functions[key] = self._started().train_function(step)
-        run = self._started()
-        run.store.before_step()
-        logs = self._functions[key](*_flat_inputs(self._owner, x), *rest)
-        run.store.after_step()
-        return logs
-
-    def _prepare(self, x: Any, y: Any, sample_weight: Any) -> CapturedStep:
-        """Captures the step for batches like this one; on the first, finds a strategy."""
-        batch_size = int(keras.tree.flatten(x)[0].shape[0])
-        if self._run is not None:
-            return capture_step(self._owner, batch_size, y, sample_weight)
-        self._owner._symbolic_build(data_batch=(x, y, sample_weight))
-        step = capture_step(self._owner, batch_size, y, sample_weight)
+    def _start(self, step: CapturedStep) -> TrainingRun:
+        """Finds a strategy for what was captured, and shards the model."""
         self._costs = Costs(Lowering(step.model.graph), self.topology, self._profile)
-        self._find_strategy()
-        assert self.strategy is not None
+        strategy = self._find_strategy()
         names = [_full_name(device.name) for device in self.topology.devices]
-        self._run = TrainingRun(self._owner, step, self._costs.lowering, self.strategy, names)
-        return step
+        return TrainingRun(self.model, step, self._costs.lowering, strategy, names)
 
-    def _find_strategy(self) -> None:
+    def _find_strategy(self) -> Strategy:
         lowering = self.costs.lowering
         if self._strategy_file is not None:
             self.strategy = proto_io.load(
@@ -254,7 +209,7 @@ class SoapStrategy(keras.callbacks.Callback):
             check_strategy(
                 lowering.graph, lowering.dimensions, self.strategy, self.topology.num_devices
             )
-            return
+            return self.strategy
         _check_batch_size(lowering.graph.batch_size, self.topology.num_devices, self._dims)
         self.result = search(
             lowering.graph,
@@ -271,6 +226,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self._plan = Plan(self.costs, evaluations, True, self.result.method, self.result)
         if self._verbose:
             print(f"\n{self.plan.summary()}\n", flush=True)
+        return self.strategy
 
     def _output_layout(self, run: TrainingRun, number: int) -> dtensor.Layout:
         operator = run.step.model.graph.operators[number]
@@ -280,12 +236,6 @@ class SoapStrategy(keras.callbacks.Callback):
             run.strategy.configs[number],
             len(operator.output.shape),
         )
-
-
-def _flat_inputs(model: keras.Model, x: Any) -> list[tf.Tensor]:
-    """The inputs in Keras's order, converted as `model(x)` converts them."""
-    function = model._functional if isinstance(model, keras.Sequential) else model
-    return function._standardize_inputs(x)
 
 
 def _full_name(device: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_soap.capture.model import CapturedModel
-from keras_soap.graph.operator_graph import Edge
+from keras_soap.graph.operator_graph import Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
@@ -150,6 +150,17 @@ class StepTracer:
             for position, value in result.updates.items():
                 self.updates.setdefault(operator.weights[position], {})[device] = value
         return traces
+
+    def gathered(self, ref: TensorRef) -> tf.Tensor:
+        """A tensor as a whole, on the host."""
+        number = ref.operator
+        block = self.lowering.operator(number, self.configs[number].degrees)
+        pieces = [
+            (_ranges(region), collectives.move(trace.outputs[ref.output], HOST))
+            for region, trace in zip(block.outputs[ref.output], self.traces[number], strict=True)
+        ]
+        with tf.device(HOST):
+            return assemble(pieces)
 
     def _watch(self, trace: _PartTrace) -> None:
         for tensor in (*trace.inputs, *trace.weights, *trace.combined):

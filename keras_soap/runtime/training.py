@@ -51,11 +51,15 @@ class TrainingRun:
                 self.lowering.dimensions, self.strategy.configs, strict=True
             )
         ]
-        for number in range(len(graph.operators)):
-            self._shard_weights(number)
-        self.optimizer = ShardedOptimizer(
-            self.model.optimizer, self.model.trainable_variables, self.store, self._everywhere
-        )
+        try:
+            for number in range(len(graph.operators)):
+                self._shard_weights(number)
+            self.optimizer = ShardedOptimizer(
+                self.model.optimizer, self.model.trainable_variables, self.store, self._everywhere
+            )
+        except BaseException:
+            self.store.release()
+            raise
 
     def _shard_weights(self, number: int) -> None:
         config = self.strategy.configs[number]
@@ -101,14 +105,49 @@ class TrainingRun:
 
         return train
 
+    def test_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
+        """The `tf.function` of one evaluation step, with the arguments of a training step's."""
+        lowering, strategy = self._for_batch(step.model)
+        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+
+        @tf.function(input_signature=_signature(step.model, order), autograph=False)
+        def test(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
+            tracer = StepTracer(
+                step.model, lowering, strategy, self.device_names, self.store, training=False
+            )
+            tracer.forward(dict(zip(order, fed, strict=True)))
+            return self._report(step, tracer)
+
+        return test
+
+    def predict_function(self, captured: CapturedModel) -> Callable[..., Any]:
+        """The `tf.function` from flat inputs to outputs nested like the model's, on the host.
+
+        Args:
+            captured: The model alone, whose operators are the first of the step's.
+        """
+        lowering, strategy = self._for_batch(captured)
+
+        @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
+        def predict(*fed: tf.Tensor) -> Any:
+            tracer = StepTracer(
+                captured, lowering, strategy, self.device_names, self.store, training=False
+            )
+            tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+            flat = [tracer.gathered(output) for output in captured.outputs]
+            return keras.tree.map_structure(
+                lambda position: flat[position], captured.output_structure
+            )
+
+        return predict
+
     def outputs_function(self, captured: CapturedModel) -> Callable[..., list[list[tf.Tensor]]]:
         """The `tf.function` that gives, for each operator, the output of each of its parts.
 
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
-        strategy = Strategy(self.strategy.configs[: len(captured.graph.operators)])
-        lowering = Lowering(captured.graph)
+        lowering, strategy = self._for_batch(captured)
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
@@ -123,15 +162,17 @@ class TrainingRun:
     def _for_batch(self, captured: CapturedModel) -> tuple[Lowering, Strategy]:
         """Lowering and strategy for batches of the captured size.
 
-        A smaller batch is split by the largest sample degrees that divide both it and the
+        Another batch is split by the largest sample degrees that divide both it and the
         strategy's; its parts stay on devices that hold the weights they need.
         """
-        if captured.graph.batch_size == self.step.model.graph.batch_size:
-            return self.lowering, self.strategy
         lowering = Lowering(captured.graph)
         configs = tuple(
-            _shrink_samples(config, dimensions)
-            for config, dimensions in zip(self.strategy.configs, lowering.dimensions, strict=True)
+            _fit_samples(config, dimensions)
+            for config, dimensions in zip(
+                self.strategy.configs[: len(captured.graph.operators)],
+                lowering.dimensions,
+                strict=True,
+            )
         )
         return lowering, Strategy(configs)
 
@@ -252,8 +293,8 @@ def _unpack(report: tf.Tensor, term: LossTerm, batch_size: int) -> tf.Tensor:
     return loss
 
 
-def _shrink_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
-    """The configuration with sample degrees lowered until they divide the batch."""
+def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
+    """The configuration with sample degrees lowered until they divide this batch."""
     devices = np.array(config.devices).reshape(config.degrees)
     degrees = list(config.degrees)
     for column, dimension in enumerate(dimensions):

@@ -78,7 +78,7 @@ class _Sampling:
         self.budget = budget
         self.chains = chains
         self.beta = beta_per_ns(problem.starts[0])
-        self.next_restart = 1 / RESTARTS
+        self.next_restart = (int(self._fraction() * RESTARTS) + 1) / RESTARTS
         self.improved_at = self._spent_so_far()
         self.best: Evaluation = tracker.best
 

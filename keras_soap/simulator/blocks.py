@@ -6,8 +6,6 @@
 3. Of a report block: for each part its transfer. Of an edge: its pairs, by consumer.
 """
 
-import numpy as np
-
 from keras_soap.simulator.arena import INT_ROWS, PAIR_ROWS, TASK_ROWS, give_back, take
 from keras_soap.simulator.jit import njit
 from keras_soap.simulator.layout import *  # noqa: F403
@@ -224,13 +222,19 @@ def build_edge(machine, model, tables, state, e):
     targets = state.op[consumer, AT_DEVICES]
     rank = edge[EDGE_RANK]
     regions, ints = tables.regions, state.ints
-    cell, stride = np.empty(MAX_RANK, np.int64), np.zeros(MAX_RANK, np.int64)
+    cell, stride, first, last = state.axes[0], state.axes[1], state.axes[2], state.axes[3]
+    index, low, high = state.axes[4], state.axes[5], state.axes[6]
     for axis in range(rank):
         cell[axis] = model.shape[e, axis]
+        stride[axis] = 0
     after = parts
+    copies = 1
     for dimension in range(edge[EDGE_DIMENSIONS]):
         axis = model.axis[e, dimension]
         after //= degrees[dimension]
+        if axis < 0:
+            copies *= degrees[dimension]
+            continue
         cell[axis] = max(model.shape[e, axis] // degrees[dimension], 1)
         stride[axis] = after
     at[NUM_PAIRS] = -1
@@ -264,9 +268,6 @@ def build_edge(machine, model, tables, state, e):
     at[PAIR_LIST] = by_producer + parts + 1
     for p in range(parts + 1):
         ints[by_producer + p] = 0
-    first, last = np.empty(MAX_RANK, np.int64), np.empty(MAX_RANK, np.int64)
-    index = np.empty(MAX_RANK, np.int64)
-    low, high = np.empty(MAX_RANK, np.int64), np.empty(MAX_RANK, np.int64)
     pair, task_bytes = state.pair, edge[EDGE_BYTES]
     moved, min_f, min_b = 0, NEVER, NEVER
     all_read = True
@@ -291,8 +292,11 @@ def build_edge(machine, model, tables, state, e):
             all_read = False
             continue
         target = int(ints[targets + c])
+        offset = 0
+        if copies > 1:
+            offset = _copy(model.axis[e], degrees, edge[EDGE_DIMENSIONS], c * copies // readers)
         while True:
-            p = 0
+            p = offset
             num_bytes = task_bytes
             for axis in range(rank):
                 i = index[axis]
@@ -363,6 +367,18 @@ def build_edge(machine, model, tables, state, e):
     state.scalar[NEW_MOVED_BYTES] += moved
     state.scalar[NEW_NUM_ROWS] += 2 * total
     return True
+
+
+@njit
+def _copy(axes, degrees, dimensions, copy):
+    """First part that makes copy number `copy` of a tensor; see `tasks/overlap.py`."""
+    part, after = 0, 1
+    for dimension in range(dimensions - 1, -1, -1):
+        if axes[dimension] < 0:
+            part += copy % degrees[dimension] * after
+            copy //= degrees[dimension]
+        after *= degrees[dimension]
+    return part
 
 
 @njit

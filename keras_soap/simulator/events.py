@@ -86,10 +86,10 @@ def restore(machine, model, state, cut, position):
     ints, task, pair = state.ints, state.task, state.pair
     block, block_row = model.block, state.block_row
     save = min(position // state.save_every, len(state.saves))
-    if save > 0:
-        resource[:] = state.saves[save - 1, state.save_which[save - 1]]
-    else:
-        resource[:] = 0
+    which = state.save_which[save - 1]
+    for number in range(machine.num_resources):
+        resource[0, number] = state.saves[save - 1, which, 0, number] if save else 0
+        resource[1, number] = state.saves[save - 1, which, 1, number] if save else 0
     for at in range(save * state.save_every, position):
         code, end = log[at, LOG_CODE], log[at, LOG_END]
         of = code >> INDEX_BITS
@@ -370,6 +370,16 @@ def _count_missing(model, tables, state, cut, of, index):
 
 
 @njit
+def _save(saves, save_which, save, free, idle):
+    """Keeps the resources for `restore`, beside those of the accepted strategy."""
+    if save < len(saves):
+        which = 1 - save_which[save]
+        for number in range(len(free)):
+            saves[save, which, 0, number] = free[number]
+            saves[save, which, 1, number] = idle[number]
+
+
+@njit
 def begin(model, tables, state, cut, size):
     """Queues the tasks of the changed blocks that wait for nothing after the cut."""
     task, pair, heap = state.task, state.pair, state.heap
@@ -413,7 +423,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
     return _simulate(
         cut, size, limit, machine.num_devices, state.save_every, model.report[0],
         machine.route_offsets, state.scalar, state.heap, state.new_log, state.tail,
-        state.resource, state.resource[0], state.resource[1], state.load[1], state.scratch[0],
+        state.resource[0], state.resource[1], state.load[1], state.scratch[0],
         state.saves, state.save_which,
         state.op, state.edge, state.task, state.pair, state.ints, model.block, state.block_row,
         state.block_changed, state.block_first, model.op, model.edge, model.out_edges,
@@ -425,7 +435,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
 def _simulate(
     cut, size, limit, num_devices, every, report_block,
     route_offsets, scalar, heap, log, tail,
-    resource, free, idle, load, arrivals,
+    free, idle, load, arrivals,
     saves, save_which,
     op, edge, task, pair, ints, block, block_row, block_changed, block_first, model_op, model_edge, out_edges, sharers, configs, reductions, combines, members,
 ):
@@ -433,7 +443,6 @@ def _simulate(
     epoch = scalar[EPOCH]
     position = scalar[CUT]
     start_position = position
-    num_saves = len(saves)
     next_save = (position // every + 1) * every
     while size:
         ready, code, known = heap[0, 0], heap[0, 1], heap[0, 2]
@@ -442,9 +451,7 @@ def _simulate(
         kind, n = block[of, 0], block[of, 1]
         row = block_row[of] + index
         if position == next_save:
-            save = position // every
-            if save <= num_saves:
-                saves[save - 1, 1 - save_which[save - 1]] = resource
+            _save(saves, save_which, position // every - 1, free, idle)
             next_save += every
         # Start it.
         route = 0
@@ -610,9 +617,8 @@ def _simulate(
             task[row, LATEST] = latest
             if task[row, MISSING] == 0:
                 size = push(heap, size, latest, arrivals[a], ready)
-    if position == next_save and position // every <= num_saves:
-        save = position // every
-        saves[save - 1, 1 - save_which[save - 1]] = resource
+    if position == next_save:
+        _save(saves, save_which, position // every - 1, free, idle)
     scalar[NEW_LOG_USED] = position
     scalar[TASKS_SIMULATED] += position - start_position
     return True

@@ -22,11 +22,11 @@ from keras_soap.simulator.blocks import (
     weigh_edge,
     weigh_operator,
 )
-from keras_soap.simulator.jit import njit
+from keras_soap.simulator.jit import entry, njit
 from keras_soap.simulator.layout import *
 
 
-@njit
+@entry
 def simulate(
     num_resources,
     run_time_ns,
@@ -69,6 +69,12 @@ def simulate(
             if missing[successor] == 0:
                 size = events.push(heap, size, ready[successor], successor, 0)
     return num_done
+
+
+@njit
+def _copy(target, row, source, from_row):
+    for column in range(target.shape[1]):
+        target[row, column] = source[from_row, column]
 
 
 @njit
@@ -121,20 +127,20 @@ def _replace(machine, model, tables, state):
     """Takes old blocks out of the proposed loads, and builds the new ones."""
     scalar = state.scalar
     num_changed, num_edges = scalar[NUM_CHANGED], scalar[NUM_CHANGED_EDGES]
-    state.load[1] = state.load[0]
-    state.memory[1] = state.memory[0]
+    _copy(state.load, 1, state.load, 0)
+    _copy(state.memory, 1, state.memory, 0)
     scalar[NEW_MOVED_BYTES] = scalar[MOVED_BYTES]
     scalar[NEW_NUM_ROWS] = scalar[NUM_ROWS]
     for i in range(num_edges):
         e = state.changed_edges[i]
-        state.saved_edge[e] = state.edge[e]
+        _copy(state.saved_edge, e, state.edge, e)
         if state.edge[e, NUM_PAIRS] >= 0:
             weigh_edge(machine, model, state, e, -1, True)
         state.edge[e, NUM_PAIRS] = -1
         state.edge[e, PAIR_INTS] = 0
     for i in range(num_changed):
         n = state.changed[i]
-        state.saved_op[n] = state.op[n]
+        _copy(state.saved_op, n, state.op, n)
         if state.op[n, AT_CONFIG] >= 0:
             weigh_operator(machine, model, tables, state, n, -1)
         state.op[n, AT_NUM_TASKS] = 0
@@ -180,8 +186,26 @@ def _set_tails(model, state):
         tail[n, 0] = longest
 
 
-@njit
+@entry
 def propose(machine, model, tables, state, limit):
+    """See `try_change`."""
+    return try_change(machine, model, tables, state, limit)
+
+
+@entry
+def accept(model, state):
+    """See `take_change`."""
+    take_change(model, state)
+
+
+@entry
+def reject(model, tables, state):
+    """See `drop_change`."""
+    drop_change(model, tables, state)
+
+
+@njit
+def try_change(machine, model, tables, state, limit):
     """Tries `state.wanted_*` for the operators `state.changed[:scalar[NUM_CHANGED]]`.
 
     Args:
@@ -205,7 +229,7 @@ def propose(machine, model, tables, state, limit):
     scalar[EPOCH] += 1
     _mark(model, state)
     if not _replace(machine, model, tables, state):
-        reject(model, tables, state)
+        drop_change(model, tables, state)
         return MISSES_SPACE
     excess = 0
     for device in range(machine.num_devices):
@@ -234,25 +258,25 @@ def propose(machine, model, tables, state, limit):
 
 
 @njit
-def reject(model, tables, state):
+def drop_change(model, tables, state):
     """Forgets the proposal."""
     for i in range(state.scalar[NUM_CHANGED]):
         n = state.changed[i]
         free_operator(state, state.op[n])
-        state.op[n] = state.saved_op[n]
+        _copy(state.op, n, state.saved_op, n)
         if state.op[n, AT_CONFIG] >= 0:
             set_block_rows(model, tables, state, n)
     for i in range(state.scalar[NUM_CHANGED_EDGES]):
         e = state.changed_edges[i]
         free_edge(state, state.edge[e])
-        state.edge[e] = state.saved_edge[e]
+        _copy(state.edge, e, state.saved_edge, e)
         state.block_row[model.edge[e, EDGE_BLOCK_F]] = state.edge[e, PAIRS]
         state.block_row[model.edge[e, EDGE_BLOCK_B]] = state.edge[e, PAIRS]
     _unmark(model, state)
 
 
 @njit
-def accept(model, state):
+def take_change(model, state):
     """Makes the proposal, which must be DONE, the strategy."""
     scalar, log, new = state.scalar, state.log, state.new_log
     cut, first = scalar[CUT_READY], scalar[CUT]
@@ -287,8 +311,8 @@ def accept(model, state):
         free_operator(state, state.saved_op[state.changed[i]])
     for i in range(scalar[NUM_CHANGED_EDGES]):
         free_edge(state, state.saved_edge[state.changed_edges[i]])
-    state.load[0] = state.load[1]
-    state.memory[0] = state.memory[1]
+    _copy(state.load, 0, state.load, 1)
+    _copy(state.memory, 0, state.memory, 1)
     scalar[STEP_NS] = scalar[NEW_STEP_NS]
     scalar[MOVED_BYTES] = scalar[NEW_MOVED_BYTES]
     scalar[EXCESS_BYTES] = scalar[NEW_EXCESS_BYTES]

@@ -244,6 +244,7 @@ class State(NamedTuple):
     save_which: np.ndarray  # (saves,): which of the two is the accepted one
     save_every: int
     scratch: np.ndarray  # (3, many): lists in the making
+    axes: np.ndarray  # (7, MAX_RANK): of the edge in the making
     wanted_config: np.ndarray  # (N,) of the proposal
     wanted_devices: np.ndarray  # int32 (N, D)
     pattern: np.ndarray  # int32 (2, D * (D + 1)): links of reductions over neighbours, in `ints`

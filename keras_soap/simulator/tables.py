@@ -15,6 +15,7 @@ import numpy as np
 from keras_soap.graph.operator_graph import Operator, dtype_bytes
 from keras_soap.graph.region import volume
 from keras_soap.operators import registry
+from keras_soap.operators.rule import NOT_AN_AXIS
 from keras_soap.simulator.growing import Growing
 from keras_soap.simulator.layout import *
 from keras_soap.strategy.parallel_config import part_indices
@@ -123,6 +124,8 @@ class TableMaker:
                     zip(dimensions, self._owners[number][1], strict=True)
                 ):
                     axis = dimension.axes[position]
+                    if axis == NOT_AN_AXIS:
+                        continue
                     size = spec.shape[axis] // degree
                     begin = of_config[:, column] * size
                     regions[start : start + len(of_config), axis, 0] = begin

@@ -13,7 +13,7 @@ from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.graph.operator_graph import Edge, OperatorGraph, dtype_bytes
 from keras_soap.graph.region import Regions, volume
 from keras_soap.operators import registry
-from keras_soap.operators.rule import Combine, Dimension, Part
+from keras_soap.operators.rule import NOT_AN_AXIS, Combine, Dimension, Part
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.tasks import overlap
 from keras_soap.topology.device_topology import Device, DeviceTopology
@@ -24,7 +24,7 @@ class WeightBlock:
     """How one weight of an operator is spread over its parts.
 
     Attributes:
-        regions: int64 (parts, rank, 2). What each part holds.
+        regions: int64 (parts, rank, 2). What each part holds, of the weight's view.
         group: int32 (parts,). Parts that hold the same region have the same number; numbers count
             from 0 in order of appearance.
         num_elements: int64 (parts,). Elements of each part's region.
@@ -132,10 +132,13 @@ class Lowering:
             regions = np.zeros((len(indices), len(spec.shape), 2), np.int64)
             regions[..., 1] = spec.shape
             for column, (dimension, degree) in enumerate(zip(dimensions, degrees, strict=True)):
-                size = spec.shape[dimension.axes[position]] // degree
+                axis = dimension.axes[position]
+                if axis == NOT_AN_AXIS:
+                    continue
+                size = spec.shape[axis] // degree
                 start = indices[:, column] * size
-                regions[:, dimension.axes[position], 0] = start
-                regions[:, dimension.axes[position], 1] = start + size
+                regions[:, axis, 0] = start
+                regions[:, axis, 1] = start + size
             outputs.append(regions)
         weights = []
         for position, (spec, regions) in enumerate(

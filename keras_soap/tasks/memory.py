@@ -3,7 +3,7 @@
 1. A part holds its weights; in training also their gradients and, for each optimizer slot, as much
    again. Operators on the same weights hold them once.
 2. It holds its outputs until they have been used in the backward pass: all of them at the peak. A
-   view (a rule that is `free`) makes none, but inputs of the model do.
+   view (a rule that is `free`, a weight handed on) makes none, but inputs of the model do.
 3. It holds what it has received from other devices.
 4. The same counts for inference, though more could be let go there: an upper bound.
 
@@ -44,11 +44,9 @@ def weight_bytes(
 
 def output_bytes(operator: Operator, regions: Sequence[Regions]) -> np.ndarray | int:
     """int64 (parts,): bytes of outputs, given for each output what each part makes."""
-    if registry.find(operator.kind).free and operator.inputs:
-        return 0
     return sum(
-        dtype_bytes(spec.dtype) * volume(made)
-        for spec, made in zip(operator.output_specs, regions, strict=True)
+        dtype_bytes(operator.output_specs[position].dtype) * volume(regions[position])
+        for position in registry.find(operator.kind).made_outputs(operator)
     )
 
 

@@ -3,6 +3,10 @@
 A producer's parts form a regular grid over its output. So along each axis the cells that a range
 touches are a range of cells, and the overlaps are the product of those ranges: their number is the
 work, and no pair that does not overlap is ever looked at.
+
+Where a dimension of the producer is no axis of the tensor, parts along it make copies. Each part of
+the consumer reads one of them: part `c` of `n` reads copy `c * copies // n`. So an operator that is
+split and placed like its producer finds the copy on its own device.
 """
 
 import math
@@ -12,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_soap.graph.region import Regions, volume
+from keras_soap.operators.rule import NOT_AN_AXIS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +46,20 @@ def find(
 
     Args:
         shape: Of the tensor on the edge.
-        axes: For each of the producer's dimensions its axis in the tensor.
+        axes: For each of the producer's dimensions its axis in the tensor, or `NOT_AN_AXIS`.
         degrees: For each of them into how many parts it is split; parts are row-major.
         regions: int64 (parts, rank, 2). For each of the consumer's parts what it reads.
     """
     grid = np.ones(len(shape), np.int64)
     stride = np.zeros(len(shape), np.int64)
     after = math.prod(degrees)
+    copies: list[tuple[int, int]] = []
     for axis, degree in zip(axes, degrees, strict=True):
         after //= degree
-        grid[axis], stride[axis] = degree, after
+        if axis == NOT_AN_AXIS:
+            copies.append((degree, after))
+        else:
+            grid[axis], stride[axis] = degree, after
     cell = np.maximum(np.asarray(shape, np.int64) // grid, 1)
     first = regions[..., 0] // cell
     counts = np.maximum(-(-regions[..., 1] // cell) - first, 0)
@@ -71,6 +80,11 @@ def find(
         ],
         axis=-1,
     )
+    producer = index @ stride
+    copy = consumer * math.prod(degree for degree, _ in copies) // max(len(regions), 1)
+    for degree, after in reversed(copies):
+        producer = producer + copy % degree * after
+        copy = copy // degree
     return Overlaps(
-        (index @ stride).astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap)
+        producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap)
     )

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.strategies import NAMED, anything
-from tests.runtime.subjects import OPTIMIZERS, assert_equal_training, lowering, train, SUBJECTS
+from tests.runtime.subjects import SUBJECTS, OPTIMIZERS, assert_equal_training, lowering, train
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -26,5 +26,15 @@ def test_each_kind_of_parallelism_trains_as_keras_does(name, optimizer):
 )
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_strategy_trains_as_keras_does(optimizer, seed):
-    strategy = anything(lowering("images"), seed)
+    # Other strategies for every optimizer.
+    strategy = anything(lowering("images"), seed + list(OPTIMIZERS).index(optimizer))
     assert_equal_training("images", optimizer, train(SUBJECTS["images"], optimizer, strategy))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("strategy", ["S and P", "O, overlapping", "anything"])
+@pytest.mark.parametrize("subject", [name for name in SUBJECTS if name != "images"])
+def test_other_models_losses_and_weightings_train_as_in_keras(subject, strategy, optimizer):
+    facts = lowering(subject)
+    chosen = NAMED[strategy](facts) if strategy in NAMED else anything(facts, seed=2)
+    assert_equal_training(subject, optimizer, train(SUBJECTS[subject], optimizer, chosen))

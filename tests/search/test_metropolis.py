@@ -26,7 +26,7 @@ class ThreeStrategies:
 
     def evaluate(self, strategy):
         (device,) = strategy.configs[0].devices
-        return Evaluation(strategy, COSTS_NS[device], 0, (0,), self.excess_bytes[device])
+        return Evaluation(strategy, COSTS_NS[device], 0, self.excess_bytes[device])
 
     def update(self, evaluation, change, limit_ns=None):
         self.limits_ns.append(limit_ns)
