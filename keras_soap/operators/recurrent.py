@@ -27,7 +27,7 @@ from keras_soap.operators.rule import (
 )
 
 
-class _Recurrent(Rule):
+class Recurrent(Rule):
     """What recurrent layers share.
 
     Inputs: sequences (batch, steps, features), then either no states or all of them: the hidden
@@ -189,7 +189,7 @@ class _Recurrent(Rule):
         raise NotImplementedError
 
 
-class Lstm(_Recurrent):
+class Lstm(Recurrent):
     """LSTM: gates input, forget, cell, output; states hidden, cell."""
 
     kind = "lstm"
@@ -206,7 +206,7 @@ class Lstm(_Recurrent):
         return gate(o) * layer.activation(cell), cell
 
 
-class Gru(_Recurrent):
+class Gru(Recurrent):
     """GRU: gates update, reset, candidate.
 
     With `reset_after=False` the reset gate of all units is in the middle of a step, so units are
@@ -229,7 +229,7 @@ class Gru(_Recurrent):
         return (z * states[0] + (1 - z) * layer.activation(x_h + r * h_h),)
 
 
-class SimpleRnn(_Recurrent):
+class SimpleRnn(Recurrent):
     """SimpleRNN: one gate, the output itself."""
 
     kind = "simple_rnn"

@@ -87,12 +87,12 @@ def gather_slices(
     if len(slices) == 1:
         return list(slices)
     result = []
-    for device in devices:
+    for own, device in zip(slices, devices, strict=True):
         here = [
             s
-            if source == device
-            else tf.IndexedSlices(move(s.values, device), move(s.indices, device))
-            for s, source in zip(slices, devices, strict=True)
+            if s is own
+            else tf.IndexedSlices(move(s.values, device), move(s.indices, device), own.dense_shape)
+            for s in slices
         ]
         with tf.device(device):
             result.append(join_slices(here))
