@@ -166,5 +166,5 @@ class Normalization(Rule):
         mean, variance = _cut(layer.mean, call.part), _cut(layer.variance, call.part)
         deviation = ops.maximum(ops.sqrt(variance), config.epsilon())
         if layer.invert:
-            return PartResult((mean + tensor * deviation,))
-        return PartResult(((tensor - mean) / deviation,))
+            return PartResult((ops.add(mean, ops.multiply(tensor, deviation)),))
+        return PartResult((ops.divide(ops.subtract(tensor, mean), deviation),))

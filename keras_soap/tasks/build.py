@@ -265,7 +265,7 @@ class _Builder:
                 num_bytes[part] += int(weight.num_elements[part]) * weight.element_bytes
             for group in range(int(weight.group.max()) + 1):
                 members = sorted(
-                    np.flatnonzero(weight.group == group), key=lambda p: config.devices[p]
+                    np.flatnonzero(weight.group == group).tolist(), key=config.devices.__getitem__
                 )
                 if len(members) == 1:
                     continue
@@ -325,7 +325,10 @@ class _Builder:
             successor_offsets,
             successors,
             rows[:, 0].astype(np.int8),
-            *(rows[:, column].astype(np.int32) for column in (1, 2, 3, 4)),
+            rows[:, 1].astype(np.int32),
+            rows[:, 2].astype(np.int32),
+            rows[:, 3].astype(np.int32),
+            rows[:, 4].astype(np.int32),
             rows[:, 5].copy(),
         )
 
