@@ -132,20 +132,20 @@ def lowering(name: str) -> Lowering:
     """The lowering of the subject called `name`, as `fit` captures it."""
     subject = SUBJECTS[name]
     model = subject.model()
-    samples = [subject.samples()[0], *_targets_and_weights(subject)]
-    first = [
-        keras.tree.map_structure(lambda a: tf.constant(a[: subject.batch_size]), nested)
-        for nested in samples
-    ]
-    model._symbolic_build(data_batch=tuple(first))
-    return Lowering(capture_step(model, subject.batch_size, *first[1:]).model.graph)
+    batch = first_batch(subject)
+    model._symbolic_build(data_batch=batch)
+    return Lowering(capture_step(model, subject.batch_size, *batch[1:]).model.graph)
 
 
-def _targets_and_weights(subject: Subject) -> list[Any]:
-    _, y, sample_weight = subject.samples()
+def first_batch(subject: Subject) -> tuple[Any, ...]:
+    """x, y and sample weights (or None) of the first step, as tensors."""
+    x, y, sample_weight = subject.samples()
     if "class_weight" in subject.fit:
         sample_weight = np.ones(len(y), "float32")
-    return [y] if sample_weight is None else [y, sample_weight]
+    return keras.tree.map_structure(
+        lambda a: None if a is None else tf.constant(a[: subject.batch_size]),
+        (x, y, sample_weight),
+    )
 
 
 def assert_equal_training(name: str, optimizer: str, trained: Training) -> None:
