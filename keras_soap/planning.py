@@ -40,6 +40,7 @@ def find_strategy(
     method: str = "mcmc",
     training: bool = True,
     profile: CostProfile | None = None,
+    time_chunk: int | None = None,
     initial: Sequence[Strategy | str | os.PathLike[str]] = (),
     progress: bool = True,
 ) -> Plan:
@@ -64,10 +65,12 @@ def find_strategy(
         method: Name of the search; see `keras_soap.search.run.METHODS`.
         training: Whether a step is one of training, or of inference.
         profile: Times of operators; by default analytic ones.
+        time_chunk: Steps of a recurrent layer in one operator, as in `SoapStrategy`; a Keras model
+            alone can be opened so.
         initial: Strategies, or their files, to start from.
         progress: Whether to show a progress bar.
     """
-    costs = _costs(model, topology, batch_size, training, profile)
+    costs = _costs(model, topology, batch_size, training, profile, time_chunk)
     result = search(
         costs.lowering.graph,
         costs.topology,
@@ -92,6 +95,7 @@ def simulate(
     *,
     training: bool = True,
     profile: CostProfile | None = None,
+    time_chunk: int | None = None,
 ) -> Plan:
     """Predicts a step of a model under a strategy, beside the usual ones.
 
@@ -103,8 +107,9 @@ def simulate(
         batch_size: Samples in one step.
         training: Whether a step is one of training, or of inference.
         profile: Times of operators.
+        time_chunk: As for `find_strategy`.
     """
-    costs = _costs(model, topology, batch_size, training, profile)
+    costs = _costs(model, topology, batch_size, training, profile, time_chunk)
     lowering = costs.lowering
     strategies = {
         name: make(lowering.graph, lowering.dimensions, costs.topology)
@@ -125,6 +130,7 @@ def _costs(
     batch_size: int | None,
     training: bool,
     profile: CostProfile | None,
+    time_chunk: int | None = None,
 ) -> Costs:
     if isinstance(model, OperatorGraph):
         graph = model
@@ -133,12 +139,17 @@ def _costs(
                 f"Operator graph {graph.name!r} is for batch size {graph.batch_size}, not "
                 f"{batch_size}. Leave batch_size out, or make the graph again."
             )
+        if time_chunk is not None:
+            raise StrategyError(
+                f"time_chunk={time_chunk} opens layers of Keras models, but {graph.name!r} is an "
+                "operator graph. Leave it out, and make the graph in blocks."
+            )
     else:
         from keras_soap.capture.planning import capture_for_planning
 
         if batch_size is None:
             raise StrategyError("Planning needs a batch size. Give batch_size=, such as 64.")
-        graph = capture_for_planning(model, batch_size, training)
+        graph = capture_for_planning(model, batch_size, training, time_chunk)
     return Costs(Lowering(graph), resolve(topology), profile or Roofline())
 
 

@@ -54,17 +54,20 @@ def make_model(name: str):
         least = [size for key, size in _LEAST_SIZES.items() if plain.startswith(key)]
         size = _IMAGE_SIZE.value or (least or [64])[0]
         model = builders[plain](weights=None, input_shape=(size, size, 3), classes=10)
-    for layer in model._flatten_layers():
-        if hasattr(layer, "rate"):
-            layer.rate = 0.0
-        if hasattr(layer, "drop_path_rate"):
-            layer.drop_path_rate = 0.0
+    keras.utils.set_random_seed(_SEED.value)
+    model = keras.models.clone_model(model, clone_function=_without_dropout)
     model.compile(
         keras.optimizers.SGD(_LEARNING_RATE, momentum=0.9),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
     return model
+
+
+def _without_dropout(layer):
+    config = layer.get_config()
+    rates = dict.fromkeys({"rate", "drop_path_rate"} & config.keys(), 0.0)
+    return type(layer).from_config({**config, **rates})
 
 
 def train(model, batches, callbacks):
@@ -103,6 +106,7 @@ def main(argv: list[str]) -> None:
     """Trains, compares, and prints a row for each strategy."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    import keras
     import numpy as np
 
     import keras_soap
@@ -110,8 +114,6 @@ def main(argv: list[str]) -> None:
     from keras_soap.strategy.search_space import SearchSpace
     from keras_soap.tasks.lowering import Lowering
     from keras_soap.topology.resolve import resolve
-
-    import keras
 
     keras_soap.use_logical_cpus(_NUM_DEVICES.value)
     keras.config.set_floatx(_DTYPE.value)

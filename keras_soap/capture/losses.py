@@ -5,9 +5,12 @@
 2. Each part of it sums its values, over the number of all values. So parts add up to the loss.
 3. A cross-entropy of a softmax or sigmoid works on the logits, as Keras's does: the loss reads
    them too, and the gradient goes to them.
-4. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
+4. A loss of a prediction in blocks of steps is an operator for each block, if it has a value for
+   each step. They are of one term: what they report is added up.
+5. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,7 @@ import tensorflow as tf
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
 from keras_soap.capture.model import CapturedModel, GraphBuilder
+from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
 
@@ -34,6 +38,7 @@ class LossTerm:
         tracker: The metric that Keras tracks it with, where there are several losses.
         metrics: Metrics of the output; `(metric, whether it takes sample weights)`.
         num_values: Unreduced loss values of a whole batch.
+        values_shape: Shape of those of one sample.
         reads_logits: Whether the last input is the logits of the prediction.
         reads_weights: Whether the third input is sample weights.
     """
@@ -43,6 +48,7 @@ class LossTerm:
     tracker: keras.metrics.Metric | None
     metrics: tuple[tuple[keras.metrics.Metric, bool], ...]
     num_values: int
+    values_shape: tuple[int, ...]
     reads_logits: bool
     reads_weights: bool
 
@@ -69,11 +75,16 @@ class LossTerm:
     def metric_states(self, inputs: Sequence[Any]) -> list[Any]:
         """What a part adds to the state of each metric: all variables of all metrics, flat."""
         y_pred, y_true = inputs[:2]
+        # Means are of samples: a sample's mean over some of its values counts for as many of them.
+        here = math.prod(y_pred.shape[1 : 1 + len(self.values_shape)])
+        share = here / math.prod(self.values_shape)
         added = []
         for metric, weighted in self.metrics:
             zeros = [keras.ops.zeros(v.shape, v.dtype) for v in metric.variables]
             weights = [inputs[2]] if weighted and self.reads_weights else []
-            added += metric.stateless_update_state(zeros, y_true, y_pred, *weights)
+            states = metric.stateless_update_state(zeros, y_true, y_pred, *weights)
+            is_mean = isinstance(metric, keras.metrics.Mean)
+            added += [state * share for state in states] if is_mean else states
         return added
 
     @property
@@ -101,13 +112,13 @@ class CapturedStep:
         model: Operators of the model and the losses.
         targets: Operator numbers of the targets, flat; None where a target is not used.
         sample_weights: Operator numbers of the sample weights, flat; empty without them.
-        losses: Operator numbers of the losses.
+        losses: For each loss the numbers of its operators.
     """
 
     model: CapturedModel
     targets: tuple[int | None, ...]
     sample_weights: tuple[int, ...]
-    losses: tuple[int, ...]
+    losses: tuple[tuple[int, ...], ...]
 
     def term(self, number: int) -> LossTerm:
         """The loss term of operator `number`."""
@@ -115,7 +126,11 @@ class CapturedStep:
 
 
 def capture_step(
-    model: keras.Model, batch_size: int, targets: Any, sample_weights: Any = None
+    model: keras.Model,
+    batch_size: int,
+    targets: Any,
+    sample_weights: Any = None,
+    time_chunk: int | None = None,
 ) -> CapturedStep:
     """Captures a compiled model together with its losses and metrics.
 
@@ -124,6 +139,7 @@ def capture_step(
         batch_size: Samples in one step.
         targets: Nested like `y`, with anything that has `shape` and `dtype` as leaves.
         sample_weights: Likewise, or None.
+        time_chunk: As in `capture.model.capture`.
 
     Raises:
         CaptureError: If there is no loss, or a loss or metric cannot be computed part by part.
@@ -139,7 +155,7 @@ def capture_step(
             "regularizers, which cannot be split yet. Remove them, or use the optimizer's "
             "weight_decay."
         )
-    builder = GraphBuilder(model.name, batch_size)
+    builder = GraphBuilder(model.name, batch_size, time_chunk)
     inputs, outputs, structure = builder.add_model(model)
     flat_targets = keras.tree.flatten(targets)
     target_numbers: list[int | None] = [
@@ -161,12 +177,14 @@ def capture_step(
         weight_refs = []
         if weight_numbers:
             position = prediction if len(weight_numbers) == len(outputs) else 0
-            weight_refs = [TensorRef(weight_numbers[position])]
-        refs = [outputs[prediction], TensorRef(target_numbers[target]), *weight_refs]
+            weight_refs = [Traced(TensorRef(weight_numbers[position]))]
+        read = [outputs[prediction], Traced(TensorRef(target_numbers[target])), *weight_refs]
+        # Losses have the names of output layers, which may be automatic ones.
+        name = builder.operator_names.get(name, name)
         term_metrics = metrics.pop(prediction, ())
         losses.append(
             _add_loss(
-                builder, name, refs, loss, 1.0 if weight is None else weight, tracker, term_metrics
+                builder, name, read, loss, 1.0 if weight is None else weight, tracker, term_metrics
             )
         )
     if any(metrics.values()):
@@ -185,18 +203,18 @@ def capture_step(
 def _add_loss(
     builder: GraphBuilder,
     name: str,
-    refs: Sequence[TensorRef],
+    read: Sequence[Traced],
     loss: keras.losses.Loss,
     weight: float,
     tracker: Any,
     metrics: tuple[tuple[keras.metrics.Metric, bool], ...],
-) -> int:
+) -> tuple[int, ...]:
     if loss.reduction not in (*_MEANS, "sum"):
         raise CaptureError(
             f"Loss {name!r} has reduction={loss.reduction!r}, which cannot be summed over parts. "
             "Use 'sum_over_batch_size' or 'sum'."
         )
-    specs = [builder.operators[ref.operator].output_specs[ref.output] for ref in refs]
+    specs = [builder.spec(tensor) for tensor in read]
     y_pred, y_true = (keras.KerasTensor(spec.shape, spec.dtype) for spec in specs[:2])
     values = keras.src.backend.compute_output_spec(
         lambda t, p: loss_values(loss, t, p), y_true, y_pred
@@ -207,29 +225,49 @@ def _add_loss(
             f"Loss {name!r} gives values of shape {shape} for a batch of {builder.batch_size}. "
             "Let it return one value for each sample; Keras takes the mean."
         )
-    logits = _logits(builder, refs[0], loss)
+    values_shape = shape[1:]
+    prediction, count = read[0], len(read[0].blocks)
+    steps = [spec.shape[1:2] == shape[1:2] for spec in specs]
+    if prediction.whole is None and shape[1:2] and all(steps[:2]):
+        assert builder.time_blocks is not None
+        shape = (shape[0], shape[1] // count, *shape[2:])
+        by_input = [
+            builder.time_blocks.cut(tensor) if has_steps else (builder.whole(tensor),) * count
+            for tensor, has_steps in zip(read, steps, strict=True)
+        ]
+        names = [f"loss/{name}/block_{number}" for number in range(count)]
+    else:
+        by_input = [(builder.whole(tensor),) for tensor in read]
+        names = [f"loss/{name}"]
+    logits = [_logits(builder, ref, loss) for ref in by_input[0]]
     term = LossTerm(
         loss,
         float(weight),
         tracker,
         metrics,
-        int(np.prod(shape)),
-        reads_logits=logits is not None,
-        reads_weights=len(refs) == 3,
+        len(names) * math.prod(shape),
+        values_shape,
+        reads_logits=logits[0] is not None,
+        reads_weights=len(read) == 3,
     )
-    return builder.add(
-        f"loss/{name}",
-        "loss",
-        "",
-        refs if logits is None else [*refs, logits],
-        (TensorSpec(shape, keras.backend.standardize_dtype(values.dtype)),),
-        {
-            "loss": type(loss).__name__,
-            "weight": term.weight,
-            "report_bytes": 4 * term.report_elements,
-            "constant_inputs": [] if logits is None else [0],
-        },
-        term,
+    spec = TensorSpec(shape, keras.backend.standardize_dtype(values.dtype))
+    attributes = {
+        "loss": type(loss).__name__,
+        "weight": term.weight,
+        "report_bytes": 4 * term.report_elements,
+        "constant_inputs": [0] if term.reads_logits else [],
+    }
+    return tuple(
+        builder.add(
+            name,
+            "loss",
+            "",
+            refs if of_block is None else (*refs, of_block),
+            (spec,),
+            attributes,
+            term,
+        )
+        for name, of_block, *refs in zip(names, logits, *by_input, strict=True)
     )
 
 

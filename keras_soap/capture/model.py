@@ -6,11 +6,13 @@
    split along it, and a cross-entropy can read the logits, as Keras's own does.
 4. A layer without a rule, or beyond its rule, is split by sample only, if a trial shows that it
    treats samples independently; else it runs whole on one device.
+5. With a `time_chunk`, recurrent layers and what follows them step by step are opened into an
+   operator for each block of steps (see `time_blocks`).
 """
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.utils.naming import to_snake_case
 
+from keras_soap.capture.time_blocks import Arguments, LayerCall, TimeBlocks, Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import (
     Operator,
@@ -30,9 +33,7 @@ from keras_soap.graph.operator_graph import (
     WeightSpec,
 )
 from keras_soap.operators import registry
-from keras_soap.operators.computation import without_values
-
-Arguments = Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+from keras_soap.operators.computation import read_variables, without_values
 
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "Conv1D", "Conv2D", "Conv3D"})
 _NOT_THE_RULES_BUSINESS = ("name", "trainable", "dtype", "seed")
@@ -48,7 +49,8 @@ class CapturedModel:
         arguments: For each operator what puts flat inputs back into the layer's arguments.
         variables: For each of `graph.weights` its `keras.Variable`.
         inputs: Operator numbers of the model's inputs, flat, in Keras's order.
-        outputs: The model's outputs, flat, in Keras's order.
+        outputs: The model's outputs, flat, in Keras's order; each in one piece, or in blocks along
+            axis 1.
         output_structure: Nested as the model's outputs, with positions in `outputs` as leaves.
     """
 
@@ -57,21 +59,23 @@ class CapturedModel:
     arguments: tuple[Arguments | None, ...]
     variables: tuple[keras.Variable, ...]
     inputs: tuple[int, ...]
-    outputs: tuple[TensorRef, ...]
+    outputs: tuple[tuple[TensorRef, ...], ...]
     output_structure: Any
 
 
-def capture(model: keras.Model, batch_size: int) -> CapturedModel:
+def capture(model: keras.Model, batch_size: int, time_chunk: int | None = None) -> CapturedModel:
     """The forward operators of `model` on batches of `batch_size` samples.
 
     Args:
         model: A built Functional or Sequential model.
         batch_size: Samples in one step, over all devices together.
+        time_chunk: Steps of recurrent layers in one operator; by default all of them.
 
     Raises:
-        CaptureError: If the model is not built, or is of another kind, or a shape is unknown.
+        CaptureError: If the model is not built, or is of another kind, or a shape is unknown, or
+            `time_chunk` does not divide the steps of a layer.
     """
-    builder = GraphBuilder(model.name, batch_size)
+    builder = GraphBuilder(model.name, batch_size, time_chunk)
     inputs, outputs, structure = builder.add_model(model)
     return builder.finish(inputs, outputs, structure)
 
@@ -79,7 +83,7 @@ def capture(model: keras.Model, batch_size: int) -> CapturedModel:
 class GraphBuilder:
     """Collects operators; losses are added on top of a model's by `capture.losses`."""
 
-    def __init__(self, name: str, batch_size: int):
+    def __init__(self, name: str, batch_size: int, time_chunk: int | None = None):
         if batch_size < 1:
             raise CaptureError(f"batch_size={batch_size} must be 1 or more.")
         self.name = name
@@ -93,17 +97,20 @@ class GraphBuilder:
         self._names: set[str] = set()
         self._stable_names: dict[int, str] = {}
         self._counts: dict[str, int] = {}
+        self.operator_names: dict[str, str] = {}
+        """By the name of a layer that of its operators, without what tells several apart."""
+        self.time_blocks = None if time_chunk is None else TimeBlocks(self, time_chunk)
 
-    def add_model(self, model: keras.Model) -> tuple[list[int], list[TensorRef], Any]:
+    def add_model(self, model: keras.Model) -> tuple[list[int], list[Traced], Any]:
         """Adds inputs and all calls; gives inputs, flat outputs and the structure of outputs."""
         function = function_of(model)
-        tensors: dict[int, TensorRef] = {}
+        tensors: dict[int, Traced] = {}
         inputs = []
         for tensor in function.inputs:
             spec = self._spec(tensor, f"input {tensor.name}")
             is_named = not tensor.name.startswith("keras_tensor")
             inputs.append(self.add_input(tensor.name if is_named else "input", spec))
-            tensors[id(tensor)] = TensorRef(inputs[-1])
+            tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
         self._trace(function, tensors, "", None)
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
@@ -127,14 +134,14 @@ class GraphBuilder:
     ) -> int:
         """Adds an operator, under a name that is made unique; gives its number.
 
-        Its weights are those of `variables_of`, by default of `layer`.
+        Its weights are those of `variables_of`, by default of `layer`; of `()`, none.
         """
         unique, count = name, 1
         while unique in self._names:
             unique, count = f"{name}_{count}", count + 1
         self._names.add(unique)
         owner = layer if variables_of is None else variables_of
-        weights = self._weights_of(owner) if isinstance(owner, keras.Layer) else ()
+        weights, weight_specs = self.weights_of(owner)
         self.operators.append(
             Operator(
                 unique,
@@ -144,7 +151,7 @@ class GraphBuilder:
                 tuple(self.operators[ref.operator].output_specs[ref.output] for ref in inputs),
                 output_specs,
                 weights,
-                tuple(self._weights[number] for number in weights),
+                weight_specs,
                 attributes,
             )
         )
@@ -153,7 +160,7 @@ class GraphBuilder:
         return len(self.operators) - 1
 
     def finish(
-        self, inputs: Sequence[int], outputs: Sequence[TensorRef], structure: Any
+        self, inputs: Sequence[int], outputs: Sequence[Traced], structure: Any
     ) -> CapturedModel:
         graph = OperatorGraph(
             self.name, self.batch_size, tuple(self.operators), tuple(self._weights)
@@ -164,14 +171,14 @@ class GraphBuilder:
             tuple(self._arguments),
             tuple(self._variables),
             tuple(inputs),
-            tuple(outputs),
+            tuple(output.refs for output in outputs),
             structure,
         )
 
     def _trace(
         self,
         function: Function,
-        tensors: dict[int, TensorRef],
+        tensors: dict[int, Traced],
         prefix: str,
         training: bool | None,
     ) -> None:
@@ -180,69 +187,110 @@ class GraphBuilder:
             for node in function._nodes_by_depth[depth]:
                 if node.is_input or any(id(x) not in tensors for x in node.input_tensors):
                     continue
-                refs = [tensors[id(x)] for x in node.input_tensors]
+                inputs = [tensors[id(x)] for x in node.input_tensors]
                 operation = node.operation
                 fixed = node.arguments.kwargs.get("training")
                 mode = training if fixed is None else bool(fixed)
                 if isinstance(operation, keras.Model):
                     inner = function_of(operation)
-                    if len(inner.inputs) != len(refs):
+                    if len(inner.inputs) != len(inputs):
                         raise CaptureError(
                             f"Nested model {operation.name!r} has {len(inner.inputs)} inputs but "
-                            f"is called on {len(refs)}. Call it on one tensor for each input."
+                            f"is called on {len(inputs)}. Call it on one tensor for each input."
                         )
-                    within = {id(x): ref for x, ref in zip(inner.inputs, refs, strict=True)}
+                    within = {id(x): t for x, t in zip(inner.inputs, inputs, strict=True)}
                     self._trace(inner, within, f"{prefix}{operation.name}/", mode)
                     outputs = [within[id(x)] for x in inner.outputs]
                 else:
-                    number = self._add_node(node, refs, prefix, mode)
-                    outputs = [TensorRef(number, i) for i in range(len(node.outputs))]
+                    outputs = self._add_node(node, inputs, prefix, mode)
                 tensors.update(zip(map(id, node.outputs), outputs, strict=True))
 
     def _add_node(
-        self, node: Any, refs: list[TensorRef], prefix: str, training: bool | None
-    ) -> int:
+        self, node: Any, inputs: list[Traced], prefix: str, training: bool | None
+    ) -> list[Traced]:
         operation = node.operation
         if any(keras.src.backend.get_keras_mask(x) is not None for x in node.outputs):
             raise CaptureError(
                 f"Layer {operation.name!r} makes a mask, and masks do not reach operators on other "
                 "devices yet. Leave out Masking and mask_zero=True, and pass sample weights."
             )
-        specs = [self.operators[ref.operator].output_specs[ref.output] for ref in refs]
-        arguments = _argument_filler(node.arguments, _fixed_mode(operation, training))
+        specs = tuple(self.spec(tensor) for tensor in inputs)
+        fixed = _fixed_mode(operation, training)
+        arguments = _argument_filler(node.arguments, fixed)
         symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
         args, kwargs = arguments(symbols)
         made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
         outputs = tuple(self._spec(x, f"output of {operation.name}") for x in made)
         layer, activation = _without_activation(operation, args, kwargs)
-        attributes = _attributes(layer, node.arguments)
-        attributes |= _fixed_mode(operation, training)
+        attributes = _attributes(layer, node.arguments) | fixed
         name = self._stable_name(operation, prefix)
-        number = self.add(
-            name,
-            _kind(layer, attributes, specs, outputs, arguments),
-            name if isinstance(operation, keras.Layer) else "",
-            refs,
-            outputs,
-            attributes,
-            layer,
-            arguments,
-            operation,
+        traced = self._add_call(
+            LayerCall(
+                name,
+                _kind(layer, attributes, specs, outputs, arguments),
+                name if isinstance(operation, keras.Layer) else "",
+                layer,
+                arguments,
+                attributes,
+                specs,
+                outputs,
+                operation,
+                fixed,
+                any(getattr(x, "shape", ()) for x in _constants(node.arguments)),
+            ),
+            inputs,
         )
         if activation is None:
-            return number
+            return traced
         kind = registry.kind_of_layer("Activation")
         assert kind is not None
-        return self.add(
-            f"{name}/{activation.name}",
-            kind,
-            "",
-            [TensorRef(number)],
-            outputs,
-            {"activation": activation.name},
-            activation,
-            lambda inputs: (tuple(inputs), {}),
+        return self._add_call(
+            LayerCall(
+                f"{name}/{activation.name}",
+                kind,
+                "",
+                activation,
+                lambda inputs: (tuple(inputs), {}),
+                {"activation": activation.name},
+                outputs,
+                outputs,
+                activation,
+            ),
+            traced,
         )
+
+    def _add_call(self, call: LayerCall, inputs: Sequence[Traced]) -> list[Traced]:
+        """Adds a call as one operator, or opened in time; gives its outputs."""
+        opened = self.time_blocks and self.time_blocks.open(call, inputs)
+        if opened is not None:
+            return opened
+        number = self.add(
+            call.name,
+            call.kind,
+            call.layer_name,
+            [self.whole(tensor) for tensor in inputs],
+            call.output_specs,
+            call.attributes,
+            call.layer,
+            call.arguments,
+            call.owner,
+        )
+        return [Traced(TensorRef(number, i)) for i in range(len(call.output_specs))]
+
+    def spec(self, tensor: Traced) -> TensorSpec:
+        """Of a tensor as a whole."""
+        first = self.operators[tensor.refs[0].operator].output_specs[tensor.refs[0].output]
+        if tensor.whole is not None:
+            return first
+        batch, steps, *rest = first.shape
+        return TensorSpec((batch, steps * len(tensor.blocks), *rest), first.dtype)
+
+    def whole(self, tensor: Traced) -> TensorRef:
+        """A tensor in one piece: its blocks, if it is in blocks, are joined."""
+        if tensor.whole is not None:
+            return tensor.whole
+        assert self.time_blocks is not None
+        return self.time_blocks.joined(tensor)
 
     def _stable_name(self, operation: Any, prefix: str) -> str:
         """The operation's name; if it is Keras's automatic one, counted anew for this graph.
@@ -258,6 +306,7 @@ class GraphBuilder:
                 self._counts[prefix + automatic] = count + 1
                 name = f"{automatic}_{count}" if count else automatic
             self._stable_names[id(operation)] = prefix + name
+            self.operator_names[operation.name] = prefix + name
         return self._stable_names[id(operation)]
 
     def _spec(self, tensor: Any, what: str) -> TensorSpec:
@@ -272,45 +321,49 @@ class GraphBuilder:
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         return TensorSpec(tuple(int(size) for size in shape), dtype)
 
-    def _weights_of(self, layer: keras.Layer) -> tuple[int, ...]:
-        trainable = layer.trainable_variables
+    def weights_of(self, owner: Any) -> tuple[tuple[int, ...], tuple[WeightSpec, ...]]:
+        """Numbers and specs of the weights of a layer, if `owner` is one."""
+        if not isinstance(owner, keras.Layer):
+            return (), ()
+        trainable = owner.trainable_variables
         numbers = []
-        for variable in [*trainable, *layer.non_trainable_variables]:
+        for variable in read_variables(owner):
             if id(variable) not in self._weight_numbers:
                 self._weight_numbers[id(variable)] = len(self._weights)
                 self._variables.append(variable)
                 self._weights.append(
                     WeightSpec(
                         variable.path,
-                        layer.name,
+                        owner.name,
                         tuple(variable.shape),
                         keras.backend.standardize_dtype(variable.dtype),
                         any(variable is v for v in trainable),
                     )
                 )
             numbers.append(self._weight_numbers[id(variable)])
-        return tuple(numbers)
+        return tuple(numbers), tuple(self._weights[number] for number in numbers)
 
 
 def function_of(model: keras.Model) -> Function:
     """The Keras graph of a Functional or Sequential model."""
+    kinds = [kind for kind in (keras.Sequential, Functional) if isinstance(model, kind)]
+    if not kinds:
+        raise CaptureError(
+            f"Model {model.name!r} is a {type(model).__name__}, a subclassed model, whose layers "
+            "cannot be read off. Write it as a Functional or Sequential model."
+        )
+    if type(model).call is not kinds[0].call:
+        raise CaptureError(
+            f"Model {model.name!r} is a {type(model).__name__} that overrides call(), which its "
+            "graph does not show. Use a plain Functional or Sequential model."
+        )
     if isinstance(model, keras.Sequential):
         if model._functional is None:
             raise CaptureError(
                 f"Model {model.name!r} is not built, so its shapes are unknown. Start it with a "
                 "keras.Input layer, or call model.build(input_shape)."
             )
-        model = model._functional
-    if not isinstance(model, Functional):
-        raise CaptureError(
-            f"Model {model.name!r} is a {type(model).__name__}, a subclassed model, whose layers "
-            "cannot be read off. Write it as a Functional or Sequential model."
-        )
-    if type(model).call is not Functional.call:
-        raise CaptureError(
-            f"Model {model.name!r} is a {type(model).__name__} that overrides call(), which its "
-            "graph does not show. Use a plain Functional model."
-        )
+        return model._functional
     return model
 
 
@@ -360,10 +413,15 @@ def _attributes(operation: Any, arguments: Any) -> dict[str, Any]:
     }
     if isinstance(operation, keras.Layer):
         kept["trainable"] = operation.trainable
-    constants = [x for x in arguments._flat_arguments if not isinstance(x, keras.KerasTensor)]
+    constants = _constants(arguments)
     if constants:
         kept["call"] = [x if isinstance(x, (int, float, str, bool)) else str(x) for x in constants]
     return json.loads(json.dumps(kept, default=_word))
+
+
+def _constants(arguments: Any) -> list[Any]:
+    """What a call is given besides tensors of the model."""
+    return [x for x in arguments._flat_arguments if not isinstance(x, keras.KerasTensor)]
 
 
 def _word(value: Any) -> str:
@@ -381,7 +439,7 @@ def _kind(
         kind = registry.kind_of_layer(type(operation).__name__)
         if (
             kind
-            and len(outputs) == 1
+            and (len(outputs) == 1 or registry.find(kind).several_outputs)
             and registry.find(kind).refuses(attributes, inputs, outputs[0]) is None
         ):
             return kind

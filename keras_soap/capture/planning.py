@@ -10,7 +10,9 @@ from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import OperatorGraph
 
 
-def capture_for_planning(model: keras.Model, batch_size: int, training: bool) -> OperatorGraph:
+def capture_for_planning(
+    model: keras.Model, batch_size: int, training: bool, time_chunk: int | None = None
+) -> OperatorGraph:
     """The operator graph of a model; for training, with its losses.
 
     A model that is not compiled is compiled with the loss that its last layer suggests.
@@ -19,12 +21,14 @@ def capture_for_planning(model: keras.Model, batch_size: int, training: bool) ->
         model: A built model.
         batch_size: Samples in one step.
         training: Whether to add targets and losses.
+        time_chunk: As in `capture.model.capture`.
     """
     if not isinstance(model, keras.Model):
         raise CaptureError(
             f"The model is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
         )
-    forward = capture(model, batch_size).graph  # says what is wrong with a model, if anything
+    # Says what is wrong with a model, if anything.
+    forward = capture(model, batch_size, time_chunk).graph
     if not training:
         return forward
     if isinstance(model, keras.Sequential):
@@ -36,7 +40,7 @@ def capture_for_planning(model: keras.Model, batch_size: int, training: bool) ->
     targets = _targets(model, outputs, batch_size)
     inputs = keras.tree.map_structure(lambda x: _sized(x.shape, batch_size, x.dtype), inputs)
     model._symbolic_build(data_batch=(inputs, targets))
-    return capture_step(model, batch_size, targets).model.graph
+    return capture_step(model, batch_size, targets, time_chunk=time_chunk).model.graph
 
 
 def _suggested_loss(output: Any) -> str:

@@ -79,6 +79,8 @@ class Graph(Protocol):
 
     def add(self, *args: Any, **kwargs: Any) -> int: ...
 
+    def spec(self, tensor: Traced) -> TensorSpec: ...
+
     def weights_of(self, owner: Any) -> tuple[tuple[int, ...], tuple[WeightSpec, ...]]: ...
 
 
@@ -99,9 +101,7 @@ class TimeBlocks:
     def joined(self, tensor: Traced) -> TensorRef:
         """The whole of `tensor`."""
         if tensor.whole is None:
-            first = self._spec(tensor.blocks[0])
-            batch, _, *rest = first.shape
-            made = TensorSpec((batch, self.steps * len(tensor.blocks), *rest), first.dtype)
+            made = self.graph.spec(tensor)
             name = f"{self._name(tensor.blocks[0]).rsplit('/', 1)[0]}/joined"
             tensor.whole = TensorRef(
                 self.graph.add(name, "concatenate", "", tensor.blocks, (made,), {"axis": 1})
@@ -112,7 +112,7 @@ class TimeBlocks:
         """The blocks of `tensor`."""
         if not tensor.blocks:
             assert tensor.whole is not None
-            spec = self._spec(tensor.whole)
+            spec = self.graph.spec(tensor)
             batch, length, *rest = spec.shape
             made = TensorSpec((batch, self.steps, *rest), spec.dtype)
             tensor.blocks = tuple(
@@ -295,7 +295,7 @@ class TimeBlocks:
             kind += SUFFIX
             owner = call.owner if number == 0 else ()
             specs = operator.weight_specs
-            attributes["weights"] = [[w.name, list(w.shape), w.dtype, w.trainable] for w in specs]
+            attributes["weights"] = [[list(w.shape), w.dtype, w.trainable] for w in specs]
             attributes["is_handed"] = number > 0
             attributes["hands_on"] = number < count - 1
             if number > 0:
@@ -334,9 +334,6 @@ class TimeBlocks:
             specs,
             call.attributes,
         )
-
-    def _spec(self, ref: TensorRef) -> TensorSpec:
-        return self.graph.operators[ref.operator].output_specs[ref.output]
 
     def _name(self, ref: TensorRef) -> str:
         return self.graph.operators[ref.operator].name

@@ -17,7 +17,7 @@ from keras_soap.graph.operator_graph import (
 )
 
 
-class _Builder:
+class Builder:
     """Adds operators one by one. A tensor is the number of the operator that makes it first."""
 
     def __init__(self, name: str, batch_size: int):
@@ -141,7 +141,7 @@ def _window(space, size, strides: int, padding: str) -> list[int]:
 
 def lenet(batch_size: int = 64) -> OperatorGraph:
     """LeNet-5 on 28×28 images."""
-    b = _Builder("lenet", batch_size)
+    b = Builder("lenet", batch_size)
     x = b.input("image", 28, 28, 1)
     x = b.pool(b.conv(x, 6, 5), 2, 2)
     x = b.pool(b.conv(x, 16, 5, padding="valid"), 2, 2)
@@ -152,7 +152,7 @@ def lenet(batch_size: int = 64) -> OperatorGraph:
 
 def alexnet(batch_size: int = 256) -> OperatorGraph:
     """AlexNet with one tower."""
-    b = _Builder("alexnet", batch_size)
+    b = Builder("alexnet", batch_size)
     x = b.input("image", 224, 224, 3)
     x = b.pool(b.conv(x, 64, 11, 4), 3, 2)
     x = b.pool(b.conv(x, 192, 5), 3, 2)
@@ -164,7 +164,7 @@ def alexnet(batch_size: int = 256) -> OperatorGraph:
 
 def resnet101(batch_size: int = 64) -> OperatorGraph:
     """ResNet-101: bottlenecks of 3, 4, 23, 3."""
-    b = _Builder("resnet101", batch_size)
+    b = Builder("resnet101", batch_size)
     x = b.pool(b.conv(b.input("image", 224, 224, 3), 64, 7, 2), 3, 2, "same")
     for stage, (filters, count) in enumerate(((64, 3), (128, 4), (256, 23), (512, 3))):
         for block in range(count):
@@ -177,7 +177,7 @@ def resnet101(batch_size: int = 64) -> OperatorGraph:
 
 def inception_v3(batch_size: int = 64) -> OperatorGraph:
     """Inception-v3: modules A32 A64 A64 B C128 C160 C160 C192 D E E."""
-    b = _Builder("inception_v3", batch_size)
+    b = Builder("inception_v3", batch_size)
     x = b.input("image", 299, 299, 3)
     x = b.conv(b.conv(x, 32, 3, 2, "valid"), 32, 3, padding="valid")
     x = b.pool(b.conv(x, 64, 3), 3, 2)
@@ -209,7 +209,7 @@ def inception_v3(batch_size: int = 64) -> OperatorGraph:
     return b.finish()
 
 
-def _lstm(b: _Builder, x: int, states: tuple, units: int, layer: str) -> tuple[int, tuple]:
+def _lstm(b: Builder, x: int, states: tuple, units: int, layer: str) -> tuple[int, tuple]:
     batch, length, features = b.shape(x)
     y = b.add(
         "lstm",
@@ -226,7 +226,7 @@ def _lstm(b: _Builder, x: int, states: tuple, units: int, layer: str) -> tuple[i
     return y, ((y, 1), (y, 2))
 
 
-def _embed(b: _Builder, length: int, vocabulary: int, units: int, layer: str) -> int:
+def _embed(b: Builder, length: int, vocabulary: int, units: int, layer: str) -> int:
     x = b.input("tokens", length, dtype="int32")
     table = [("embeddings", (vocabulary, units))]
     return b.add("embed", "embedding", [x], [(b.batch_size, length, units)], table, layer)
@@ -241,7 +241,7 @@ def rnnlm(
     num_layers: int = 2,
 ) -> OperatorGraph:
     """A language model: embedding, LSTM layers in blocks of steps, projection."""
-    b = _Builder("rnnlm", batch_size)
+    b = Builder("rnnlm", batch_size)
     states = [(b.input("h", units), b.input("c", units)) for _ in range(num_layers)]
     for _ in range(steps // block):
         x = _embed(b, block, vocabulary, units, "embed")
@@ -270,7 +270,7 @@ def nmt(
         shares: Whether blocks of a layer are on the same weights, as they really are. The paper
             places them independently of each other.
     """
-    b = _Builder("nmt", batch_size)
+    b = Builder("nmt", batch_size)
 
     def layer(name: str, number: int) -> str:
         return name if shares else f"{name}_{number}"
@@ -287,7 +287,7 @@ def nmt(
         x = _embed(b, block, vocabulary, units, layer("target", number))
         for of in range(2):
             x, states[of] = _lstm(b, x, states[of], units, layer(f"decoder_{of}", number))
-        context = b.add("attention", "dot_attention", [x, memory], [b.shape(x)])
+        context = b.add("attention", "attention", [x, memory], [b.shape(x)])
         x = b.dense(b.concat([x, context]), units, "tanh", layer("mixing", number))
         b.loss(b.dense(x, vocabulary, layer=layer("projection", number)))
     return b.finish()

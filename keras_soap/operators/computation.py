@@ -33,7 +33,7 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
     layer = shrunk(call.layer, changes, args, kwargs) if changes else call.layer
     if layer._call_has_training_arg:
         kwargs = {**kwargs, "training": in_training(call)}
-    variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+    variables = read_variables(layer)
     # Not stateless_call: it skips __call__, which casts to the dtype that the layer computes in.
     mapping = list(zip(variables, call.weights, strict=True))
     with StatelessScope(mapping, initialize_variables=False) as scope:
@@ -46,6 +46,22 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
         if new is not old
     }
     return PartResult(tuple(keras.tree.flatten(outputs)), updates)
+
+
+def read_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables that a call of `layer` reads, trainable ones first.
+
+    A recurrent layer has a seed, which it does not read if it has no dropout.
+    """
+    cell = getattr(layer, "cell", None)
+    unread = []
+    if not (getattr(cell, "dropout", 1) or getattr(cell, "recurrent_dropout", 1)):
+        unread = [cell.seed_generator.state]
+    return [
+        variable
+        for variable in [*layer.trainable_variables, *layer.non_trainable_variables]
+        if not any(variable is other for other in unread)
+    ]
 
 
 def in_training(call: PartCall) -> bool:
@@ -67,8 +83,8 @@ def shrunk(
     key = json.dumps([changes, shapes], sort_keys=True)
     clones = _clones.setdefault(layer, {})
     if key not in clones:
-        clone = type(layer).from_config({**layer.get_config(), **changes})
         with without_values():
+            clone = type(layer).from_config({**layer.get_config(), **changes})
             clone(*args, **kwargs)
         clones[key] = clone
     return clones[key]

@@ -85,6 +85,9 @@ class Noise(Rule):
             if axis not in shared:
                 degree = call.part.operator.output.shape[axis] // (stop - start)
                 number = number * degree + start // (stop - start)
+        # Blocks of steps of one layer are on one seed.
+        block, num_blocks = call.part.operator.attributes.get("block", (0, 1))
+        number = number * num_blocks + block
         return with_shared_seeds(call, number, super().compute(with_own_seeds(call, number)))
 
 

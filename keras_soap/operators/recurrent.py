@@ -26,6 +26,10 @@ from keras_soap.operators.rule import (
     Rule,
 )
 
+MOST_UNROLLED = 16
+"""Steps that are traced one by one, where there is no GPU with its kernel for all of them: a loop
+costs more to trace and to run."""
+
 
 class Recurrent(Rule):
     """What recurrent layers share.
@@ -133,6 +137,9 @@ class Recurrent(Rule):
             "return_sequences": len(operator.output.shape) == 3,
             "return_state": len(operator.output_specs) > 1,
         }
+        steps = operator.input_specs[0].shape[1]
+        if steps <= MOST_UNROLLED and not tf.config.list_physical_devices("GPU"):
+            wanted["unroll"] = True
         changes = {k: v for k, v in wanted.items() if operator.attributes.get(k, False) != v}
         weights = [
             tf.reshape(weight, spec.shape)
@@ -173,7 +180,9 @@ class Recurrent(Rule):
         recurrent = tf.einsum("bh,hgu->bgu", hidden, recurrent_kernel)
         if bias and len(bias[0].shape) == 3:
             recurrent += bias[0][1]
-        new = self._next(call.layer, call.memory["inputs"][number], recurrent, call.memory["states"])
+        new = self._next(
+            call.layer, call.memory["inputs"][number], recurrent, call.memory["states"]
+        )
         call.memory["states"] = new
         call.memory["made"] = (*call.memory["made"], new[0])
 
@@ -238,31 +247,3 @@ class SimpleRnn(Recurrent):
 
     def _next(self, layer, inputs, recurrent, states):
         return (layer.activation((inputs + recurrent)[:, 0]),)
-
-
-class DotAttention(Rule):
-    """Attention of queries (batch, steps, units) over a memory (batch, length, units).
-
-    Batch (S) and steps (A) are split. Planning only.
-    """
-
-    kind = "dot_attention"
-
-    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        batch, steps, _ = operator.output.shape
-        return (
-            Dimension("sample", (0,), batch, DimensionKind.SAMPLE),
-            Dimension("length", (1,), steps, DimensionKind.ATTRIBUTE),
-        )
-
-    def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
-        memory = whole(len(regions), operator.input_specs[1].shape)
-        memory[:, 0] = regions[:, 0]
-        return [regions.copy(), memory]
-
-    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
-        batch, steps, units = (regions[..., 1] - regions[..., 0]).T
-        return 4.0 * operator.input_specs[1].shape[1] * batch * steps * units
-
-    def compute(self, call):
-        raise NotImplementedError("attention blocks can be planned, but not run yet")

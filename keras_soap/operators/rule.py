@@ -19,7 +19,6 @@ import numpy as np
 from keras_soap.graph.operator_graph import Operator, TensorSpec
 from keras_soap.graph.region import Regions, broadcast_regions, volume, whole
 
-
 NOT_AN_AXIS = -1
 """In `Dimension.axes`, for an output of which all parts along the dimension make the same."""
 

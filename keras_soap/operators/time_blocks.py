@@ -8,7 +8,7 @@
 3. What is handed on takes no memory of its own; what arrives from another device does.
 
 A kind that ends in `_block` is of these: `"lstm_block"` is a block of an LSTM. Its attributes are
-those of the layer, and `"weights"`: [name, shape, dtype, trainable] of each, `"is_handed"` and
+those of the layer, and `"weights"`: [shape, dtype, trainable] of each, `"is_handed"` and
 `"hands_on"`: whether it reads them from another block, and makes them for another.
 """
 
@@ -158,8 +158,8 @@ class Steps(Rule):
 
 def _weights(operator: Operator) -> tuple[WeightSpec, ...]:
     return tuple(
-        WeightSpec(name, operator.layer, tuple(shape), dtype, trainable)
-        for name, shape, dtype, trainable in operator.attributes["weights"]
+        WeightSpec(f"weight_{number}", operator.layer, tuple(shape), dtype, trainable)
+        for number, (shape, dtype, trainable) in enumerate(operator.attributes["weights"])
     )
 
 

@@ -26,10 +26,12 @@ class StepFunctions:
         model: The user's model.
         start: Called with what was captured of the first training batch; finds a strategy for it
             and shards the model.
+        time_chunk: As in `capture.model.capture`.
     """
 
-    def __init__(self, model: keras.Model, start: Start):
+    def __init__(self, model: keras.Model, start: Start, time_chunk: int | None = None):
         self.model = model
+        self.time_chunk = time_chunk
         self.run: TrainingRun | None = None
         self._start = start
         self._compiled = model._compile_loss
@@ -131,13 +133,15 @@ class StepFunctions:
         x, _, _ = _unpack(data)
         key = ("predict", *_shapes(x))
         if key not in self._traced:
-            self._traced[key] = self.run.predict_function(capture(self.model, _batch_size(x)))
+            self._traced[key] = self.run.predict_function(
+                capture(self.model, _batch_size(x), self.time_chunk)
+            )
         self.run.store.before_step()
         return self._traced[key](*self._flat(x))
 
     def _capture(self, x: Any, y: Any, sample_weight: Any) -> CapturedStep:
         self.model._symbolic_build(data_batch=(x, y, sample_weight))
-        return capture_step(self.model, _batch_size(x), y, sample_weight)
+        return capture_step(self.model, _batch_size(x), y, sample_weight, self.time_chunk)
 
     def _flat(self, x: Any) -> list[tf.Tensor]:
         """The inputs in Keras's order, converted as `model(x)` converts them."""

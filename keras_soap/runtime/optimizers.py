@@ -37,7 +37,7 @@ def check_optimizer(optimizer: Any, store: ShardStore, weights: Sequence[keras.V
             )
     for weight in weights:
         sharded = store[weight]
-        if len(set(sharded.regions)) == 1:
+        if len(set(sharded.regions)) == 1 and sharded.view == tuple(weight.shape):
             continue
         if name not in ELEMENTWISE:
             raise ExecutionError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from tensorflow.experimental import dtensor
 from tensorflow.python.ops import handle_data_util
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
@@ -26,7 +27,8 @@ class ShardedVariable:
         variable: The user's variable, with its value.
         layout: Of the DVariable.
         devices: Names of the devices, in the order of the layout's mesh.
-        regions: For each device the region that it holds.
+        regions: For each device the region that it holds, of the variable's view (see
+            `Rule.weight_shapes`): together they cover it.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ShardedVariable:
         self.layout = layout
         self.devices = tuple(devices)
         self.regions = tuple(regions)
+        self.view = tuple(max(stop for _, stop in axis) for axis in zip(*regions, strict=True))
         self.store: ShardStore | None = None
         self.version = 0
         self.is_written = False
@@ -70,9 +73,18 @@ class ShardedVariable:
                 for device, region in reversed(list(zip(self.devices, self.regions, strict=True)))
             }
             with tf.device(self.original.device):
-                self.original.assign(
-                    assemble([(region, tf.identity(piece)) for region, piece in pieces.items()])
-                )
+                value = assemble([(region, tf.identity(p)) for region, p in pieces.items()])
+                self.original.assign(tf.reshape(value, self.original.shape))
+
+    def keep_gathered(self) -> None:
+        """Brings the user's variable up to date now and after every step.
+
+        A function that somebody traces will read it without asking.
+        """
+        assert self.store is not None
+        self.store.kept_gathered.setdefault(id(self), self)
+        with tf.init_scope():
+            self.gather()
 
     def scatter(self) -> None:
         """Brings the shards up to date with the user's variable."""
@@ -84,7 +96,8 @@ class ShardedVariable:
                 self._on_device[device].value.assign(piece)
 
     def _cut(self, value: tf.Tensor) -> list[tf.Tensor]:
-        whole = tuple((0, int(size)) for size in value.shape)
+        value = tf.reshape(value, self.view)
+        whole = tuple((0, size) for size in self.view)
         pieces = []
         for device, region in zip(self.devices, self.regions, strict=True):
             piece = cut(value, whole, region)
@@ -113,6 +126,8 @@ class GatheredVariable(BaseResourceVariable):
     def handle(self):
         if tf.executing_eagerly():
             self._sharded.gather()
+        elif not in_stateless_scope():
+            self._sharded.keep_gathered()
         return self._handle
 
 
@@ -139,6 +154,7 @@ class ShardStore:
         self.sharded: list[ShardedVariable] = []
         self.written = False
         self.version = 0
+        self.kept_gathered: dict[int, ShardedVariable] = {}
         self._by_variable: dict[int, ShardedVariable] = {}
 
     def add(self, sharded: ShardedVariable) -> ShardedVariable:
@@ -173,6 +189,8 @@ class ShardStore:
     def after_step(self) -> None:
         """Notes that the shards are newer than what the user sees."""
         self.version += 1
+        for sharded in self.kept_gathered.values():
+            sharded.gather()
 
     def scatter(self) -> None:
         """Sends all of the user's variables to the shards."""

@@ -56,6 +56,9 @@ class SoapStrategy(keras.callbacks.Callback):
             operation, attribute, parameter.
         method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
         profile: Times of operators; by default analytic ones, from the topology's figures.
+        time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
+            Blocks of steps are then placed each on its own, so that they can run in a wavefront.
+            By default a layer is one operator.
         verbose: 0 for silence, 1 for a progress bar and a table of the strategy found.
 
     Attributes:
@@ -77,6 +80,7 @@ class SoapStrategy(keras.callbacks.Callback):
         dims: str = "SOAP",
         method: str = "mcmc",
         profile: CostProfile | None = None,
+        time_chunk: int | None = None,
         verbose: int = 1,
     ):
         super().__init__()
@@ -90,6 +94,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self._method = method
         self._profile = profile or Roofline()
         self._verbose = verbose
+        self._time_chunk = time_chunk
         self._is_training = False
         self._functions: StepFunctions | None = None
         self._costs: Costs | None = None
@@ -132,7 +137,7 @@ class SoapStrategy(keras.callbacks.Callback):
             inputs: A batch of the size that the strategy is for, as the model takes it.
         """
         run = self._started()
-        captured = capture(run.model, run.step.model.graph.batch_size)
+        captured = capture(run.model, run.step.model.graph.batch_size, self._time_chunk)
         run.store.scatter()
         made = run.outputs_function(captured)(*function_of(run.model)._standardize_inputs(inputs))
         return {
@@ -167,7 +172,7 @@ class SoapStrategy(keras.callbacks.Callback):
             return
         if self._functions is None or not self._functions.fits(self.model):
             _check_model(self.model)
-            self._functions = StepFunctions(self.model, self._start)
+            self._functions = StepFunctions(self.model, self._start, self._time_chunk)
         self._functions.install()
         self._is_training = True
 

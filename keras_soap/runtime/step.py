@@ -12,7 +12,7 @@ The order and the facts are those of `tasks.build`, read from the same `Lowering
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -41,6 +41,10 @@ class _PartTrace:
     combined: list[tf.Tensor]
     contributions: list[tf.Tensor]
     outputs: tuple[tf.Tensor, ...]
+    kept: list[tuple[int, tf.Tensor, tf.Tensor]] = field(default_factory=list)
+    """What the rule kept in memory: stage, tensor as made, tensor as later stages read it. Every
+    stage is differentiated by itself, from its contribution and what it kept, back to what it
+    read."""
 
 
 class StepTracer:
@@ -131,11 +135,14 @@ class StepTracer:
                 )
             )
         block = self.lowering.operator(number, self.configs[number].degrees)
-        for stage, combine in enumerate(block.combines if self.training else ()):
+        combines = [c for c in block.combines if self.training or not c.combine.training_only]
+        for stage, combine in enumerate(combines):
             for trace, call, device in zip(traces, calls, devices, strict=True):
                 with tf.device(device), trace.tape:
                     self._watch(trace)
                     trace.contributions.append(rule.contribute(call, stage))
+                with tf.device(device):
+                    self._keep(trace, call, stage)
             contributions = [trace.contributions[stage] for trace in traces]
             reduced = self._over_groups(
                 combine.group, contributions, devices, combine.combine.reduction
@@ -151,6 +158,20 @@ class StepTracer:
                 self.updates.setdefault(operator.weights[position], {})[device] = value
         return traces
 
+    def _keep(self, trace: _PartTrace, call: PartCall, stage: int) -> None:
+        """Replaces what a stage made and put into memory by copies that the tape starts from."""
+        copies = {id(copy): copy for _, _, copy in trace.kept}
+
+        def copy(tensor: tf.Tensor) -> tf.Tensor:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tf.identity(tensor)
+                trace.kept.append((stage, tensor, copies[id(tensor)]))
+                copies[id(copies[id(tensor)])] = copies[id(tensor)]
+            return copies[id(tensor)]
+
+        for name, value in call.memory.items():
+            call.memory[name] = tf.nest.map_structure(copy, value)
+
     def gathered(self, ref: TensorRef) -> tf.Tensor:
         """A tensor as a whole, on the host."""
         number = ref.operator
@@ -163,7 +184,8 @@ class StepTracer:
             return assemble(pieces)
 
     def _watch(self, trace: _PartTrace) -> None:
-        for tensor in (*trace.inputs, *trace.weights, *trace.combined):
+        kept = [copy for _, _, copy in trace.kept]
+        for tensor in (*trace.inputs, *trace.weights, *trace.combined, *kept):
             if tensor is not None and tensor.dtype.is_floating:
                 trace.tape.watch(tensor)
 
@@ -251,8 +273,7 @@ class StepTracer:
                     trace.tape.gradient(list(trace.outputs), sources, output_gradients=arrived)
                 )
         for stage in reversed(range(len(traces[0].combined))):
-            if block.combines[stage].combine.reduction == "sum":
-                self._combine_gradients(number, stage, gradients, block)
+            self._combine_gradients(number, stage, gradients, block)
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
             of_inputs = gradients[part][: len(trace.inputs)]
             of_weights = gradients[part][len(trace.inputs) :]
@@ -266,7 +287,8 @@ class StepTracer:
         """What a part differentiates for; a read of nothing is given a constant instead."""
         empty = tf.constant(0.0)
         inputs = [empty if tensor is None else tensor for tensor in trace.inputs]
-        return [*inputs, *trace.weights, *trace.combined]
+        kept = [copy for _, _, copy in trace.kept]
+        return [*inputs, *trace.weights, *trace.combined, *kept]
 
     def _arrived(self, number: int, part: int, trace: _PartTrace) -> list[tf.Tensor]:
         """Sum of the gradients that arrived for each output; a loss starts from its weight."""
@@ -286,21 +308,32 @@ class StepTracer:
         """Sums the gradient of a combined value over its group, and takes it on from there."""
         devices = self.devices(number)
         traces = self.traces[number]
-        position = len(traces[0].inputs) + len(traces[0].weights) + stage
-        of_combined = []
+        position = len(traces[0].inputs) + len(traces[0].weights)
+        reduced: list[tf.Tensor] = []
+        if block.combines[stage].combine.reduction == "sum":
+            of_combined = []
+            for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
+                with tf.device(device):
+                    gradient = gradients[part][position + stage]
+                    of_combined.append(
+                        tf.zeros_like(trace.combined[stage]) if gradient is None else gradient
+                    )
+            reduced = self._over_groups(block.combines[stage].group, of_combined, devices, "sum")
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
-            with tf.device(device):
-                gradient = gradients[part][position]
-                of_combined.append(
-                    tf.zeros_like(trace.combined[stage]) if gradient is None else gradient
-                )
-        reduced = self._over_groups(block.combines[stage].group, of_combined, devices, "sum")
-        for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
+            of_kept = gradients[part][position + len(trace.combined) :]
+            targets = [(trace.contributions[stage], reduced[part])] if reduced else []
+            targets += [
+                (made, gradient)
+                for (at, made, _), gradient in zip(trace.kept, of_kept, strict=True)
+                if at == stage and gradient is not None
+            ]
+            if not targets:
+                continue
             with tf.device(device):
                 more = trace.tape.gradient(
-                    trace.contributions[stage],
+                    [made for made, _ in targets],
                     self._sources(trace),
-                    output_gradients=reduced[part],
+                    output_gradients=[gradient for _, gradient in targets],
                 )
                 gradients[part] = [_add(a, b) for a, b in zip(gradients[part], more, strict=True)]
 

@@ -134,7 +134,7 @@ class TrainingRun:
                 captured, lowering, strategy, self.device_names, self.store, training=False
             )
             tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            flat = [tracer.gathered(output) for output in captured.outputs]
+            flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
             return keras.tree.map_structure(
                 lambda position: flat[position], captured.output_structure
             )
@@ -181,12 +181,15 @@ class TrainingRun:
         device = self.device_names[REPORT_DEVICE]
         total = []
         with tf.name_scope("report"):
-            for number in step.losses:
-                term = step.term(number)
+            for numbers in step.losses:
+                term = step.term(numbers[0])
                 arrived = []
-                for trace, source in zip(
-                    tracer.traces[number], tracer.devices(number), strict=True
-                ):
+                parts = [
+                    pair
+                    for number in numbers
+                    for pair in zip(tracer.traces[number], tracer.devices(number), strict=True)
+                ]
+                for trace, source in parts:
                     with tf.device(source):
                         report = _pack(trace.outputs[0], term, trace.inputs)
                     arrived.append(report if source == device else collectives.move(report, device))
@@ -237,6 +240,10 @@ class TrainingRun:
 def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorSpec]:
     specs = [captured.graph.operators[number].output for number in order]
     return [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
+
+
+def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
+    return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 1)
 
 
 def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:

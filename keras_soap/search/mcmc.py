@@ -1,7 +1,9 @@
 """Metropolis–Hastings from several starts, then a greedy descent.
 
 1. Chains start from data parallelism, the expert's and other given strategies, and random ones.
-2. They run in rounds; between rounds the worse half now and then restarts from the best.
+2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
+   step time so far; it starts hotter after a cycle that gained little, and colder after one that
+   gained much. Between cycles the worse half of the chains restarts from the best.
 3. The search ends with the budget, or when the best has not improved for half of what was spent.
 4. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 5. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -22,10 +24,17 @@ from keras_soap.search.workers import Workers
 
 NUM_CHAINS = 4
 DESCENT_SHARE = 0.15
-ROUNDS = 64
-ROUND_SECONDS = 0.5
+ROUNDS = 128
+ROUND_SECONDS = 0.25
 ROUND_PROPOSALS = 2000
-RESTARTS = 8
+CYCLES = 12
+COLD = 4000.0
+WARM = 1500.0
+"""Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
+HOT = 20.0
+LITTLE_GAIN = 0.003
+LEAST_SHARE = 0.7
+"""Of the budget that is spent before a lack of improvement ends the search."""
 
 
 def search(
@@ -77,8 +86,9 @@ class _Sampling:
         self.tracker = tracker
         self.budget = budget
         self.chains = chains
-        self.beta = beta_per_ns(problem.starts[0])
-        self.next_restart = (int(self._fraction() * RESTARTS) + 1) / RESTARTS
+        self.cycle = int(self._cycles())
+        self.start_sharpness = WARM
+        self.best_before_ns = tracker.best.step_time_ns
         self.improved_at = self._spent_so_far()
         self.best: Evaluation = tracker.best
 
@@ -86,7 +96,7 @@ class _Sampling:
         """One round of all chains; says why it was the last, if it was."""
         proposals, seconds = self._size()
         before = sum(chain.proposals for chain in self.chains)
-        self.chains = workers.advance(self.chains, self.beta, proposals, seconds)
+        self.chains = workers.advance(self.chains, self._beta(), proposals, seconds)
         self.tracker.proposals += sum(chain.proposals for chain in self.chains) - before
         for chain in self.chains:
             self.tracker.offer(chain.state.best)
@@ -98,12 +108,30 @@ class _Sampling:
             return self.tracker.spent() or (
                 StopReason.TIME if self.budget.proposals is None else StopReason.PROPOSALS
             )
-        if fraction > 0.1 and spent - self.improved_at > spent / 2:
+        if fraction > LEAST_SHARE and spent - self.improved_at > spent / 2:
             return StopReason.NO_IMPROVEMENT
-        if fraction >= self.next_restart:
-            self.next_restart += 1 / RESTARTS
+        if int(self._cycles()) > self.cycle:
+            self.cycle = int(self._cycles())
+            self._set_heat()
             self._restart()
         return None
+
+    def _cycles(self) -> float:
+        """How many cycles are over, with the share of the present one."""
+        return self._fraction() / (1 - DESCENT_SHARE) * CYCLES
+
+    def _beta(self) -> float:
+        """Of the next round."""
+        start = self.start_sharpness
+        return beta_per_ns(self.tracker.best, start * (COLD / start) ** (self._cycles() % 1.0))
+
+    def _set_heat(self) -> None:
+        best_ns = self.tracker.best.step_time_ns
+        if best_ns > (1 - LITTLE_GAIN) * self.best_before_ns:
+            self.start_sharpness = max(HOT, self.start_sharpness / 3)
+        else:
+            self.start_sharpness = min(COLD, self.start_sharpness * 1.5)
+        self.best_before_ns = best_ns
 
     def _restart(self) -> None:
         ranked = sorted(self.chains, key=lambda chain: (chain.state.best.rank, chain.number))

@@ -120,7 +120,7 @@ def minimize(nodes: list[np.ndarray], edges: dict[tuple[int, int], np.ndarray]) 
             steps.append((node, (i,), total.argmin(axis=1)))
             nodes[i] = nodes[i] + total.min(axis=1)
         else:
-            steps.append((node, (), nodes[node].argmin()))
+            steps.append((node, (), np.asarray(nodes[node].argmin())))
         alive.remove(node)
         left = {pair: table for pair, table in left.items() if node not in pair}
     chosen = [0] * len(nodes)

@@ -61,11 +61,13 @@ class Workers:
         """All chains after one more round, in which each makes `proposals` or takes `seconds`."""
         shares = [chains[start :: len(self.helpers) + 1] for start in range(len(self.helpers) + 1)]
         for helper, share in zip(self.helpers, shares[1:], strict=True):
+            assert helper.stdin is not None
             pickle.dump((share, beta_per_ns, proposals, seconds), helper.stdin)
             helper.stdin.flush()
         advanced = [
             advance(self.problem, chain, beta_per_ns, proposals, seconds) for chain in shares[0]
         ]
         for helper in self.helpers:
+            assert helper.stdout is not None
             advanced += pickle.load(helper.stdout)
         return sorted(advanced, key=lambda chain: chain.number)

@@ -1,4 +1,3 @@
-# ruff: noqa: F403, F405
 """Simulates a proposal: from the first moment that it may change, and no longer than it must.
 
 1. `find_cut`: a time before which the timeline is that of the accepted strategy, since neither an
@@ -13,7 +12,81 @@ Rows are written by `kernel.accept` only, so nothing has to be undone.
 """
 
 from keras_soap.simulator.jit import inline, njit
-from keras_soap.simulator.layout import *
+from keras_soap.simulator.layout import (
+    AT_CONFIG,
+    AT_MIN_B,
+    AT_MIN_F,
+    BACKWARD,
+    BY_CONSUMER,
+    BY_PRODUCER,
+    COMB_GROUPS,
+    COMB_REDUCTION,
+    COMB_SUMS,
+    CONFIG_BY_PART,
+    CONFIG_COMBINE,
+    CONFIG_PARTS,
+    CONFIG_REDUCTION,
+    CONFIG_REDUCTIONS,
+    CONFIG_STAGES,
+    CONFIG_WIDTH,
+    CUT,
+    EDGE_BLOCK_B,
+    EDGE_BLOCK_F,
+    EDGE_CONSUMER,
+    EDGE_GRADIENT,
+    EDGE_PRODUCER,
+    END,
+    EPOCH,
+    FORWARD,
+    GRADIENTS,
+    INDEX_BITS,
+    INDEX_MASK,
+    LATEST,
+    LOG_CHUNK,
+    LOG_CODE,
+    LOG_END,
+    LOG_KNOWN,
+    LOG_READY,
+    LOG_USED,
+    MISSING,
+    NEVER,
+    NEW_LOG_USED,
+    NUM_CHANGED,
+    NUM_PAIRS,
+    OP_BACKWARD,
+    OP_BLOCK_B,
+    OP_BLOCK_F,
+    OP_BLOCK_R,
+    OP_BLOCK_S,
+    OP_FIRST,
+    OP_IN,
+    OP_IN_END,
+    OP_OUT,
+    OP_OUT_END,
+    OP_REPORT_BYTES,
+    OP_SHARERS,
+    OP_SHARERS_END,
+    P_END,
+    P_END_B,
+    P_PARTS,
+    P_READY,
+    P_READY_B,
+    P_ROUTE,
+    P_TIME,
+    P_TIME_B,
+    PAIR_LIST,
+    PAIRS,
+    READY,
+    RED_COUNT,
+    RED_MEMBERS,
+    REPORTS,
+    RESOURCE,
+    STAMP,
+    SYNC,
+    TASKS_SIMULATED,
+    TIME,
+    TRANSFERS,
+)
 
 
 @njit
@@ -117,9 +190,7 @@ def restore(machine, model, state, cut, position):
     for chunk in range(position // LOG_CHUNK, (used + LOG_CHUNK - 1) // LOG_CHUNK):
         if state.log_first[chunk] >= cut:
             continue
-        for at in range(
-            max(position, chunk * LOG_CHUNK), min(used, (chunk + 1) * LOG_CHUNK)
-        ):
+        for at in range(max(position, chunk * LOG_CHUNK), min(used, (chunk + 1) * LOG_CHUNK)):
             if log[at, LOG_KNOWN] < cut:
                 code = log[at, LOG_CODE]
                 if not state.block_changed[code >> INDEX_BITS]:
@@ -175,7 +246,9 @@ def pop(heap, size):
 
 @inline
 def count_missing(
-    cut, of, index,
+    cut,
+    of,
+    index,
     op,
     edge,
     task,
@@ -232,9 +305,10 @@ def count_missing(
                     continue
                 changed = block_changed[model_edge[e, EDGE_BLOCK_F]]
                 config = op[producer, AT_CONFIG]
-                base = block_row[before] + (
-                    configs[config, CONFIG_STAGES] - 1
-                ) * configs[config, CONFIG_WIDTH]
+                base = (
+                    block_row[before]
+                    + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
+                )
                 for k in range(edge[e, PAIRS] + first, edge[e, PAIRS] + last):
                     if pair[k, P_TIME] < 0:
                         row = base + (pair[k, P_PARTS] >> 32)
@@ -250,9 +324,7 @@ def count_missing(
                         missing += 1
         else:
             before = model_op[n, OP_BLOCK_F]
-            row = block_row[before] + (
-                configs[config, CONFIG_STAGES] - 1
-            ) * width + index
+            row = block_row[before] + (configs[config, CONFIG_STAGES] - 1) * width + index
             if not block_changed[before] and task[row, READY] < cut:
                 latest, known = task[row, END], task[row, READY]
             else:
@@ -270,9 +342,10 @@ def count_missing(
                     continue
                 changed = block_changed[model_edge[e, EDGE_BLOCK_B]]
                 config = op[consumer, AT_CONFIG]
-                base = block_row[before] + (
-                    configs[config, CONFIG_STAGES] - 1
-                ) * configs[config, CONFIG_WIDTH]
+                base = (
+                    block_row[before]
+                    + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
+                )
                 for i_k in range(edge[e, PAIR_LIST] + first, edge[e, PAIR_LIST] + last):
                     k = edge[e, PAIRS] + ints[i_k]
                     if pair[k, P_TIME_B] < 0:
@@ -313,9 +386,10 @@ def count_missing(
                 missing += count
                 continue
             config = op[sharer, AT_CONFIG]
-            base = block_row[before] + (
-                configs[config, CONFIG_STAGES] - 1
-            ) * configs[config, CONFIG_WIDTH]
+            base = (
+                block_row[before]
+                + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
+            )
             for m in range(count):
                 part = members[first + m] if index < num_reductions else index - num_reductions
                 if task[base + part, READY] < cut:
@@ -330,9 +404,10 @@ def count_missing(
             before = model_op[loss, OP_BLOCK_F]
             transfers = block_row[model_op[loss, OP_BLOCK_R]]
             config = op[loss, AT_CONFIG]
-            base = block_row[before] + (
-                configs[config, CONFIG_STAGES] - 1
-            ) * configs[config, CONFIG_WIDTH]
+            base = (
+                block_row[before]
+                + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
+            )
             for part in range(configs[config, CONFIG_PARTS]):
                 row = transfers + part if task[transfers + part, TIME] >= 0 else base + part
                 if task[row, READY] < cut and not block_changed[before]:
@@ -421,23 +496,79 @@ def simulate(machine, model, tables, state, cut, size, limit):
         Whether it ran to the end.
     """
     return _simulate(
-        cut, size, limit, machine.num_devices, state.save_every, model.report[0],
-        machine.route_offsets, state.scalar, state.heap, state.new_log, state.tail,
-        state.resource[0], state.resource[1], state.load[1], state.scratch[0],
-        state.saves, state.save_which,
-        state.op, state.edge, state.task, state.pair, state.ints, model.block, state.block_row,
-        state.block_changed, state.block_first, model.op, model.edge, model.out_edges,
-        model.sharers, tables.config, tables.reduction, tables.combine, tables.members,
+        cut,
+        size,
+        limit,
+        machine.num_devices,
+        state.save_every,
+        model.report[0],
+        machine.route_offsets,
+        state.scalar,
+        state.heap,
+        state.new_log,
+        state.tail,
+        state.resource[0],
+        state.resource[1],
+        state.load[1],
+        state.scratch[0],
+        state.saves,
+        state.save_which,
+        state.op,
+        state.edge,
+        state.task,
+        state.pair,
+        state.ints,
+        model.block,
+        state.block_row,
+        state.block_changed,
+        state.block_first,
+        model.op,
+        model.edge,
+        model.out_edges,
+        model.sharers,
+        tables.config,
+        tables.reduction,
+        tables.combine,
+        tables.members,
     )
 
 
 @njit
 def _simulate(
-    cut, size, limit, num_devices, every, report_block,
-    route_offsets, scalar, heap, log, tail,
-    free, idle, load, arrivals,
-    saves, save_which,
-    op, edge, task, pair, ints, block, block_row, block_changed, block_first, model_op, model_edge, out_edges, sharers, configs, reductions, combines, members,
+    cut,
+    size,
+    limit,
+    num_devices,
+    every,
+    report_block,
+    route_offsets,
+    scalar,
+    heap,
+    log,
+    tail,
+    free,
+    idle,
+    load,
+    arrivals,
+    saves,
+    save_which,
+    op,
+    edge,
+    task,
+    pair,
+    ints,
+    block,
+    block_row,
+    block_changed,
+    block_first,
+    model_op,
+    model_edge,
+    out_edges,
+    sharers,
+    configs,
+    reductions,
+    combines,
+    members,
 ):
     """`simulate` on plain arrays: taking them out of tuples in the loop would count references."""
     epoch = scalar[EPOCH]
@@ -582,7 +713,9 @@ def _simulate(
                 config = op[owner, AT_CONFIG]
                 by_part = configs[config, CONFIG_BY_PART]
                 listed = by_part + 1 + configs[config, CONFIG_PARTS]
-                for m in range(listed + members[by_part + part], listed + members[by_part + part + 1]):
+                for m in range(
+                    listed + members[by_part + part], listed + members[by_part + part + 1]
+                ):
                     arrivals[num_arrivals] = sync << INDEX_BITS | members[m]
                     num_arrivals += 1
                 update = configs[config, CONFIG_REDUCTIONS] + part
@@ -608,7 +741,26 @@ def _simulate(
             if task[row, STAMP] != epoch:
                 task[row, STAMP] = epoch
                 missing, latest, _ = count_missing(
-                    cut, target_of, target_index, op, edge, task, pair, ints, block, block_row, block_changed, block_first, model_op, model_edge, out_edges, sharers, configs, reductions, combines, members
+                    cut,
+                    target_of,
+                    target_index,
+                    op,
+                    edge,
+                    task,
+                    pair,
+                    ints,
+                    block,
+                    block_row,
+                    block_changed,
+                    block_first,
+                    model_op,
+                    model_edge,
+                    out_edges,
+                    sharers,
+                    configs,
+                    reductions,
+                    combines,
+                    members,
                 )
                 task[row, MISSING] = missing
                 task[row, LATEST] = latest

@@ -26,8 +26,9 @@ class Growing:
         """Adds rows."""
         needed = self._used + len(rows)
         if needed > len(self.array):
-            longer = np.zeros((max(needed, 2 * len(self.array)), *self.array.shape[1:]),
-                              self.array.dtype)
+            longer = np.zeros(
+                (max(needed, 2 * len(self.array)), *self.array.shape[1:]), self.array.dtype
+            )
             longer[: self._used] = self.array[: self._used]
             self.array = longer
         self.array[self._used : needed] = rows

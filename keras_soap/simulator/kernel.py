@@ -1,4 +1,3 @@
-# ruff: noqa: F403, F405
 """The simulator over flat arrays: what `simulator` calls.
 
 1. `simulate`: all tasks of a `TaskGraph`, exactly as `reference.simulate`.
@@ -23,7 +22,73 @@ from keras_soap.simulator.blocks import (
     weigh_operator,
 )
 from keras_soap.simulator.jit import entry, njit
-from keras_soap.simulator.layout import *
+from keras_soap.simulator.layout import (
+    AT_CONFIG,
+    AT_INTS,
+    AT_MIN_B,
+    AT_MIN_F,
+    AT_NUM_TASKS,
+    CONFIG_ROW,
+    CUT,
+    CUT_READY,
+    DONE,
+    EDGE_BLOCK_B,
+    EDGE_BLOCK_F,
+    EDGE_CONSUMER,
+    EDGE_GRADIENT,
+    EDGE_PRODUCER,
+    END,
+    EPOCH,
+    EXCEEDED,
+    EXCESS_BYTES,
+    GRADIENTS,
+    INDEX_BITS,
+    INDEX_MASK,
+    LOG_CHUNK,
+    LOG_CODE,
+    LOG_END,
+    LOG_KNOWN,
+    LOG_READY,
+    LOG_USED,
+    MISSES_CONFIG,
+    MISSES_SPACE,
+    MOVED_BYTES,
+    NEED,
+    NEED_LOG,
+    NEVER,
+    NEW_EXCESS_BYTES,
+    NEW_LOG_USED,
+    NEW_MOVED_BYTES,
+    NEW_NUM_ROWS,
+    NEW_STEP_NS,
+    NUM_CHANGED,
+    NUM_CHANGED_EDGES,
+    NUM_LOG,
+    NUM_PAIRS,
+    NUM_ROWS,
+    OP_BACKWARD,
+    OP_BLOCK_B,
+    OP_BLOCK_F,
+    OP_BLOCK_R,
+    OP_BLOCK_S,
+    OP_IN,
+    OP_IN_END,
+    OP_OUT,
+    OP_OUT_END,
+    P_END,
+    P_END_B,
+    P_READY,
+    P_READY_B,
+    PAIR_CONSUMERS,
+    PAIR_INTS,
+    PAIR_MIN_B,
+    PAIR_MIN_F,
+    PAIR_PRODUCERS,
+    PAIRS,
+    READY,
+    STEP_NS,
+    TRANSFERS,
+)
 
 
 @entry
@@ -286,8 +351,8 @@ def take_change(model, state):
     for of in range(len(block_first)):
         if state.block_changed[of] or block_first[of] > cut:
             block_first[of] = NEVER
-    for entry in range(used - first):
-        code, ready, end = new[entry, LOG_CODE], new[entry, LOG_READY], new[entry, LOG_END]
+    for line in range(used - first):
+        code, ready, end = new[line, LOG_CODE], new[line, LOG_READY], new[line, LOG_END]
         of = code >> INDEX_BITS
         row = block_row[of] + (code & INDEX_MASK)
         kind = block[of, 0]
@@ -299,7 +364,7 @@ def take_change(model, state):
             task[row, READY], task[row, END] = ready, end
         block_first[of] = min(block_first[of], ready)
         for column in range(NUM_LOG):
-            log[first + entry, column] = new[entry, column]
+            log[first + line, column] = new[line, column]
     for chunk in range(first // LOG_CHUNK, (used + LOG_CHUNK - 1) // LOG_CHUNK):
         least = NEVER
         for at in range(chunk * LOG_CHUNK, min(used, (chunk + 1) * LOG_CHUNK)):

@@ -108,10 +108,10 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
     NUM_AT,
 ) = range(9)
 
-# State.edge[edge]: pairs: first row and number (-1: none yet); in `ints`: where each consumer part's
-# pairs begin, where each producer part's begin in the list by producer, and that list; how many ints
-# there are; bytes moved; shortest transfer each way (0 if none is needed); whether each part of the
-# producer, of the consumer, has a pair.
+# State.edge[edge]: pairs: first row and number (-1: none yet); in `ints`: where each consumer
+# part's pairs begin, where each producer part's begin in the list by producer, and that list; how
+# many ints there are; bytes moved; shortest transfer each way (0 if none is needed); whether each
+# part of the producer, of the consumer, has a pair.
 (
     PAIRS,
     NUM_PAIRS,
@@ -127,14 +127,16 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
     NUM_PAIR_AT,
 ) = range(12)
 
-# State.task[row]: run time (-1: no task); device (of a report: its source), or -1 - offset of a list
-# of links in `ints`, its length first; when ready; when it ended; predecessors still running; latest
-# of their ends; simulation that set those.
+# State.task[row]: run time (-1: no task); device (of a report: its source), or -1 - offset of a
+# list of links in `ints`, its length first; when ready; when it ended; predecessors still running;
+# latest of their ends; simulation that set those.
 TIME, RESOURCE, READY, END, MISSING, LATEST, STAMP, NUM_TASK = range(8)
 
 # State.pair[row]: parts, as producer << 32 | consumer; route, as source << 32 | destination;
 # bytes; times each way (-1: on one device); when each was ready and when it ended.
-P_PARTS, P_ROUTE, P_BYTES, P_TIME, P_TIME_B, P_READY, P_END, P_READY_B, P_END_B, NUM_PAIR = range(10)
+P_PARTS, P_ROUTE, P_BYTES, P_TIME, P_TIME_B, P_READY, P_END, P_READY_B, P_END_B, NUM_PAIR = range(
+    10
+)
 
 # State.log[position]: tasks in the order they were started: code, ready, end, and when the last of
 # its predecessors to be started was ready (-1: it has none).

@@ -1,10 +1,44 @@
-# ruff: noqa: F403, F405
 """The machine and the operator graph as the kernel sees them; made once for each simulator."""
 
 import numpy as np
 
 from keras_soap.graph.operator_graph import dtype_bytes
-from keras_soap.simulator.layout import *
+from keras_soap.simulator.layout import (
+    BACKWARD,
+    EDGE_BLOCK_B,
+    EDGE_BLOCK_F,
+    EDGE_BYTES,
+    EDGE_CONSUMER,
+    EDGE_DIMENSIONS,
+    EDGE_GRADIENT,
+    EDGE_PRODUCER,
+    EDGE_RANK,
+    EDGE_REGION,
+    FORWARD,
+    GRADIENTS,
+    MAX_RANK,
+    NUM_EDGE,
+    NUM_OP,
+    OP_BACKWARD,
+    OP_BLOCK_B,
+    OP_BLOCK_F,
+    OP_BLOCK_R,
+    OP_BLOCK_S,
+    OP_FIRST,
+    OP_IN,
+    OP_IN_END,
+    OP_OUT,
+    OP_OUT_END,
+    OP_REPORT_BYTES,
+    OP_SHARERS,
+    OP_SHARERS_END,
+    REPORT,
+    REPORTS,
+    SYNC,
+    TRANSFERS,
+    Machine,
+    Model,
+)
 from keras_soap.simulator.reductions import MAX_LINK_CLASSES
 from keras_soap.tasks.build import REPORT_DEVICE
 from keras_soap.tasks.lowering import Costs

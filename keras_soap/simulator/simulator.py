@@ -1,4 +1,3 @@
-# ruff: noqa: F403, F405
 """Evaluates strategies of one operator graph on one topology.
 
 1. A simulator holds one strategy, with its tasks and its timeline. `propose` tries a change of it;
@@ -13,9 +12,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from absl import logging
 
 from keras_soap.simulator import kernel
-from keras_soap.simulator.layout import *
+from keras_soap.simulator.jit import is_compiled
+from keras_soap.simulator.layout import (
+    DONE,
+    EXCEEDED,
+    EXCESS_BYTES,
+    GRADIENTS,
+    INDEX_BITS,
+    INDEX_MASK,
+    LOG_CODE,
+    LOG_END,
+    LOG_READY,
+    LOG_USED,
+    MISSES_CONFIG,
+    MOVED_BYTES,
+    NEED,
+    NEVER,
+    NEW_EXCESS_BYTES,
+    NEW_MOVED_BYTES,
+    NEW_STEP_NS,
+    NUM_CHANGED,
+    P_TIME,
+    P_TIME_B,
+    STEP_NS,
+    TASKS_SIMULATED,
+    TIME,
+    TRANSFERS,
+)
 from keras_soap.simulator.problem import make_machine, make_model
 from keras_soap.simulator.state import empty_state, grow
 from keras_soap.simulator.tables import TableMaker
@@ -79,6 +105,8 @@ class Simulator:
             training: Whether a step is one of training.
             num_slots: Variables that the optimizer keeps for each weight.
         """
+        if not is_compiled(kernel.propose):
+            logging.warning("Compiling the simulator's kernel. Once; it takes about a minute.")
         self.costs = costs
         self.training = training
         self.strategy: Strategy | None = None
@@ -97,9 +125,7 @@ class Simulator:
         self.accept()
         return outcome
 
-    def propose(
-        self, change: Mapping[int, ParallelConfig], limit_ns: int | None = None
-    ) -> Outcome:
+    def propose(self, change: Mapping[int, ParallelConfig], limit_ns: int | None = None) -> Outcome:
         """Tries new configurations, by operator. `accept` or `reject` must follow.
 
         Args:

@@ -1,10 +1,32 @@
-# ruff: noqa: F403, F405
 """The kernel's state: how it begins, and how its arrays grow."""
 
 import numpy as np
 
 from keras_soap.simulator.arena import NUM_SIZES
-from keras_soap.simulator.layout import *
+from keras_soap.simulator.layout import (
+    AT_CONFIG,
+    MAX_RANK,
+    NEED,
+    NEED_INTS,
+    NEED_LOG,
+    NEED_PAIRS,
+    NEED_SCRATCH,
+    NEED_TASKS,
+    NEVER,
+    NUM_AT,
+    NUM_LOG,
+    NUM_PAIR,
+    NUM_PAIR_AT,
+    NUM_PAIRS,
+    NUM_SCALARS,
+    NUM_TASK,
+    OP_OUT,
+    OP_OUT_END,
+    TIME,
+    Machine,
+    Model,
+    State,
+)
 
 _GROWS = {
     NEED_TASKS: ("task",),

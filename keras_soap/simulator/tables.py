@@ -1,7 +1,7 @@
-# ruff: noqa: F403, F405
 """What the kernel knows of configurations: filled in when it first meets them.
 
-1. Operators with equal signatures share their configurations.
+1. Operators with equal signatures share their configurations; and, if gradients of their weights
+   are sparse, so must the operators that they share those weights with.
 2. Degrees have a number from when they are first named, and rows from when they are first tried.
 3. Rules and profiles answer for all parts at once, and each part for itself: so they are asked for
    the parts of many configurations together. Only combines depend on the whole configuration.
@@ -17,7 +17,35 @@ from keras_soap.graph.region import volume
 from keras_soap.operators import registry
 from keras_soap.operators.rule import NOT_AN_AXIS
 from keras_soap.simulator.growing import Growing
-from keras_soap.simulator.layout import *
+from keras_soap.simulator.layout import (
+    COMB_COUNT,
+    COMB_GROUPS,
+    COMB_REDUCTION,
+    COMB_SUMS,
+    CONFIG_BY_PART,
+    CONFIG_COMBINE,
+    CONFIG_PARTS,
+    CONFIG_REDUCTION,
+    CONFIG_REDUCTIONS,
+    CONFIG_REGION,
+    CONFIG_ROW,
+    CONFIG_STAGES,
+    CONFIG_WIDTH,
+    MAX_RANK,
+    NUM_COMBINE,
+    NUM_CONFIG,
+    NUM_REDUCTION,
+    RED_BYTES,
+    RED_COUNT,
+    RED_ELEMENTS,
+    RED_GATHERS,
+    RED_MEMBERS,
+    ROW_OUTPUTS,
+    ROW_TIMES,
+    ROW_WEIGHTS,
+    TIMES_PER_CLASS,
+    Tables,
+)
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.tasks.lowering import Costs
 from keras_soap.tasks.memory import output_bytes, weight_bytes
@@ -41,11 +69,14 @@ class TableMaker:
             of: costs.topology.devices[device]
             for device, of in reversed(list(enumerate(costs.device_class)))
         }
-        numbers: dict[str, int] = {}
+        numbers: dict[tuple[str, ...], int] = {}
         self._first: list[int] = []
         self._table_of = []
         for n, operator in enumerate(costs.lowering.graph.operators):
-            table = numbers.setdefault(operator.signature, len(numbers))
+            sparse = registry.find(operator.kind).sparse_weights
+            alike = costs.lowering.graph.sharers[n] if sparse else (n,)
+            of_sharers = tuple(costs.lowering.graph.operators[k].signature for k in alike)
+            table = numbers.setdefault((operator.signature, *of_sharers), len(numbers))
             if table == len(self._first):
                 self._first.append(n)
             self._table_of.append(table)
@@ -135,7 +166,7 @@ class TableMaker:
         weights = rule.weight_regions(operator, outputs[0])
         first_row = len(self._row)
         self._row.extend(self._rows(operator, outputs, weights, total))
-        reductions = self._weights(operator, rule, outputs[0], weights)
+        reductions = self._weights(n, numbers, weights)
         for number, of_config, start in zip(numbers, indices, starts, strict=False):
             parts = slice(int(start), int(start) + len(of_config))
             config = self._config.array[number]
@@ -167,9 +198,11 @@ class TableMaker:
             rows[:, column + 2] = np.array(times, np.int64)[where]
         return rows
 
-    def _weights(self, operator: Operator, rule, output, weights) -> list[tuple]:
+    def _weights(self, n: int, numbers: Sequence[int], weights) -> list[tuple]:
         """For each trainable weight: a key, elements, bytes of one, for each part; gathers."""
         found = []
+        lowering = self._costs.lowering
+        operator = lowering.graph.operators[n]
         for position, (spec, regions) in enumerate(
             zip(operator.weight_specs, weights, strict=True)
         ):
@@ -177,12 +210,15 @@ class TableMaker:
                 continue
             elements = volume(regions)
             each = np.full(len(regions), dtype_bytes(spec.dtype), np.int64)
-            gathers = position in rule.sparse_weights
+            sparse = [
+                lowering.sparse_rows(n, position, self._owners[number][1]) for number in numbers
+            ]
+            gathers = sparse[0] is not None
             if gathers:
                 rows = np.maximum(regions[:, 0, 1] - regions[:, 0, 0], 1)
                 index_bytes = dtype_bytes(operator.input_specs[0].dtype)
                 each = elements // rows * each + index_bytes
-                elements = rule.sparse_rows(operator, output)
+                elements = np.concatenate([rows for rows in sparse if rows is not None])
             keys = np.ascontiguousarray(regions.reshape(len(regions), -1))
             found.append((keys, elements, each, gathers))
         return found

@@ -23,6 +23,10 @@ from keras_soap.topology.device_topology import DeviceTopology
 
 COPY_SHARE = 0.35
 """Share of changes that take over the devices of a neighbour."""
+SPREAD_SHARE = 0.3
+"""Share of changes that spread to neighbours."""
+SPREAD_MEAN = 4.0
+"""How many neighbours those reach on average."""
 ANYWHERE_SHARE = 0.05
 """Share of the other changes that go to any devices in any order."""
 
@@ -79,15 +83,48 @@ class SearchSpace:
         self._configs: dict[tuple[tuple[int, ...], tuple[int, ...]], ParallelConfig] = {}
 
     def random_change(self, rng: np.random.Generator, strategy: Strategy) -> Change:
-        """A new configuration for one operator, and the same for those on the same weights."""
+        """New configurations: for one operator, or for a few that hang together, alike.
+
+        Operators on the same weights always change together.
+        """
+        configs = strategy.configs
         family = self.family_of[int(rng.random() * len(self.family_of))]
-        neighbours = self._neighbours[family]
-        if self.places and neighbours and rng.random() < COPY_SHARE:
-            member, neighbour = neighbours[int(rng.random() * len(neighbours))]
-            config = self.follow(rng, member, neighbour, strategy.configs[neighbour])
-        else:
+        pairs = self._neighbours[family]
+        config = None
+        if self.places and pairs and rng.random() < COPY_SHARE:
+            pairs = [pair for pair in pairs if configs[pair[0]].devices != configs[pair[1]].devices]
+            if pairs:
+                member, neighbour = pairs[int(rng.random() * len(pairs))]
+                config = self.follow(rng, member, neighbour, configs[neighbour])
+        if config is None:
             config = self.random_config(rng, family)
-        return dict.fromkeys(self.families[family], config)
+        change = dict.fromkeys(self.families[family], config)
+        if rng.random() < SPREAD_SHARE:
+            self._spread(rng, family, config, change)
+        return change
+
+    def _spread(
+        self, rng: np.random.Generator, family: int, config: ParallelConfig, change: Change
+    ) -> None:
+        """Makes neighbours, and theirs, as `family` now is, where they allow its degrees."""
+        wanted = int(rng.geometric(1 / SPREAD_MEAN))
+        reached = [(family, config)]
+        for here, like in reached:
+            if len(reached) > wanted:
+                return
+            pairs = self._neighbours[here]
+            first = int(rng.random() * len(pairs))
+            for member, neighbour in pairs[first:] + pairs[:first]:
+                if neighbour in change:
+                    continue
+                other = self.family_of[neighbour]
+                degrees = self.alike(neighbour, member, like.degrees)
+                if degrees in self._by_parts[other].get(like.num_parts, ()):
+                    alike = self._config(degrees, like.devices)
+                    change.update(dict.fromkeys(self.families[other], alike))
+                    reached.append((other, alike))
+                    if len(reached) > wanted:
+                        return
 
     def random_config(self, rng: np.random.Generator, family: int) -> ParallelConfig:
         """A configuration for a family: a number of parts, then degrees, then devices."""

@@ -60,9 +60,7 @@ def rounds(num_ranks: int, num_elements: int, element_bytes: int) -> list[list[M
     return result
 
 
-def pair_bytes(
-    num_ranks: int, num_elements: int, element_bytes: int
-) -> dict[tuple[int, int], int]:
+def pair_bytes(num_ranks: int, num_elements: int, element_bytes: int) -> dict[tuple[int, int], int]:
     """Bytes that each pair (source rank, destination rank) moves in all rounds."""
     result: dict[tuple[int, int], int] = {}
     for moves in rounds(num_ranks, num_elements, element_bytes):

@@ -29,7 +29,8 @@ class WeightBlock:
             from 0 in order of appearance.
         num_elements: int64 (parts,). Elements of each part's region.
         element_bytes: Bytes of one element.
-        sparse_rows: int64 (parts,) rows of a sparse gradient, or None for a dense one.
+        sparse_rows: int64 (parts,) rows of a sparse gradient, of all operators on the weight
+            together, or None for a dense one.
     """
 
     regions: Regions
@@ -127,31 +128,18 @@ class Lowering:
         rule = registry.find(operator.kind)
         dimensions = self.dimensions[number]
         indices = part_indices(degrees)
-        outputs = []
-        for position, spec in enumerate(operator.output_specs):
-            regions = np.zeros((len(indices), len(spec.shape), 2), np.int64)
-            regions[..., 1] = spec.shape
-            for column, (dimension, degree) in enumerate(zip(dimensions, degrees, strict=True)):
-                axis = dimension.axes[position]
-                if axis == NOT_AN_AXIS:
-                    continue
-                size = spec.shape[axis] // degree
-                start = indices[:, column] * size
-                regions[:, axis, 0] = start
-                regions[:, axis, 1] = start + size
-            outputs.append(regions)
+        outputs = self._outputs(number, indices, degrees)
         weights = []
         for position, (spec, regions) in enumerate(
             zip(operator.weight_specs, rule.weight_regions(operator, outputs[0]), strict=True)
         ):
-            sparse = position in rule.sparse_weights
             weights.append(
                 WeightBlock(
                     regions,
                     _equal_rows(regions.reshape(len(indices), -1)),
                     volume(regions),
                     dtype_bytes(spec.dtype),
-                    rule.sparse_rows(operator, outputs[0]) if sparse else None,
+                    self.sparse_rows(number, position, degrees),
                 )
             )
         combines = []
@@ -162,6 +150,44 @@ class Lowering:
             )
         inputs = tuple(rule.input_regions(operator, outputs[0]))
         return OperatorBlock(tuple(outputs), inputs, tuple(weights), tuple(combines))
+
+    def _outputs(self, number: int, indices: np.ndarray, degrees: tuple[int, ...]) -> list[Regions]:
+        outputs = []
+        for position, spec in enumerate(self.graph.operators[number].output_specs):
+            regions = np.zeros((len(indices), len(spec.shape), 2), np.int64)
+            regions[..., 1] = spec.shape
+            for column, (dimension, degree) in enumerate(
+                zip(self.dimensions[number], degrees, strict=True)
+            ):
+                axis = dimension.axes[position]
+                if axis == NOT_AN_AXIS:
+                    continue
+                size = spec.shape[axis] // degree
+                start = indices[:, column] * size
+                regions[:, axis, 0] = start
+                regions[:, axis, 1] = start + size
+            outputs.append(regions)
+        return outputs
+
+    def sparse_rows(
+        self, number: int, position: int, degrees: tuple[int, ...]
+    ) -> np.ndarray | None:
+        """As in `WeightBlock`: a table that is looked up twice gets rows from both."""
+        if position not in registry.find(self.graph.operators[number].kind).sparse_weights:
+            return None
+        weight = self.graph.operators[number].weights[position]
+        indices = part_indices(degrees)
+        total = np.zeros(len(indices), np.int64)
+        for other in self.graph.sharers[number]:
+            operator = self.graph.operators[other]
+            rule = registry.find(operator.kind)
+            if weight not in operator.weights:
+                continue
+            if operator.weights.index(weight) not in rule.sparse_weights:
+                return None  # Added to a dense gradient, rows become dense, too.
+            made = self._outputs(other, indices, degrees)[0]
+            total += rule.sparse_rows(operator, made)
+        return total
 
 
 class Costs:

@@ -85,6 +85,4 @@ def find(
     for degree, after in reversed(copies):
         producer = producer + copy % degree * after
         copy = copy // degree
-    return Overlaps(
-        producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap)
-    )
+    return Overlaps(producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap))

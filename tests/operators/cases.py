@@ -14,6 +14,10 @@ def conv(cls, *args, shape=IMAGE, **kwargs):
     return lambda: subject(cls(*args, **kwargs), [shape])
 
 
+def with_states(inputs):
+    return (inputs[0],), ({"initial_state": list(inputs[1:])} if len(inputs) > 1 else {})
+
+
 def of(layer, *specs, **kwargs):
     return lambda: subject(layer(), list(specs), **kwargs)
 
@@ -89,6 +93,36 @@ CASES = {
     # embedding
     "embedding": of(lambda: layers.Embedding(5, 6), ((4, 6), "int32")),
     "embedding of one word": of(lambda: layers.Embedding(5, 6), ((4,), "int64")),
+    # recurrent
+    "LSTM": of(lambda: layers.LSTM(4), (4, 3, 2)),
+    "LSTM, sequences": of(lambda: layers.LSTM(4, return_sequences=True), (4, 3, 2)),
+    "LSTM, states": of(
+        lambda: layers.LSTM(4, return_sequences=True, return_state=True),
+        (4, 3, 2),
+        (4, 4),
+        (4, 4),
+        arguments=with_states,
+    ),
+    "LSTM, backwards": of(
+        lambda: layers.LSTM(4, return_sequences=True, go_backwards=True), (4, 3, 2)
+    ),
+    "LSTM of one step": of(lambda: layers.LSTM(4, use_bias=False, return_state=True), (4, 1, 2)),
+    "GRU": of(lambda: layers.GRU(4, return_sequences=True), (4, 3, 2)),
+    "GRU, states": of(
+        lambda: layers.GRU(4, return_state=True), (4, 3, 2), (4, 4), arguments=with_states
+    ),
+    "GRU, no bias": of(lambda: layers.GRU(4, use_bias=False), (4, 3, 2)),
+    "GRU, reset before": of(lambda: layers.GRU(4, reset_after=False), (4, 3, 2)),
+    "simple RNN": of(lambda: layers.SimpleRNN(4, return_sequences=True), (4, 3, 2)),
+    "simple RNN, states": of(
+        lambda: layers.SimpleRNN(4, return_state=True), (4, 3, 2), (4, 4), arguments=with_states
+    ),
+    # attention
+    "attention": of(layers.Attention, (4, 6, 2), (4, 3, 2)),
+    "attention with keys": of(
+        lambda: layers.Attention(use_scale=True), (4, 6, 2), (4, 3, 4), (4, 3, 2)
+    ),
+    "additive attention": of(layers.AdditiveAttention, (4, 6, 2), (4, 3, 2)),
     # elementwise
     "ReLU": of(lambda: layers.ReLU(max_value=1.0), IMAGE),
     "leaky ReLU": of(layers.LeakyReLU, IMAGE),

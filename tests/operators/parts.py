@@ -20,6 +20,7 @@ from keras_soap.graph.operator_graph import (
     WeightSpec,
 )
 from keras_soap.operators import registry
+from keras_soap.operators.computation import read_variables
 from keras_soap.operators.rule import Dimension, Part, PartCall
 from keras_soap.tasks.lowering import Lowering, OperatorBlock
 
@@ -77,7 +78,9 @@ class Outcome:
     updates: dict[int, np.ndarray]
 
 
-def subject(layer, specs, kind=None, list_of_inputs=None, seed=0, **call) -> Subject:
+def subject(
+    layer, specs, kind=None, list_of_inputs=None, seed=0, arguments=None, **call
+) -> Subject:
     """A built layer (or an operation) as an operator.
 
     Args:
@@ -86,20 +89,23 @@ def subject(layer, specs, kind=None, list_of_inputs=None, seed=0, **call) -> Sub
         kind: Of the rule; by default what the registry has for the class.
         list_of_inputs: Whether it takes a list; by default if it is a layer and there are several.
         seed: For the values of the weights.
+        arguments: Puts flat inputs into the call's arguments, where none of this does.
         call: Further keyword arguments of the call.
     """
     specs = [TensorSpec(*s) if isinstance(s[0], tuple) else TensorSpec(s, "float32") for s in specs]
     if list_of_inputs is None:
         list_of_inputs = len(specs) > 1 and isinstance(layer, keras.Layer)
 
-    def arguments(inputs):
+    def default_arguments(inputs):
         return ((list(inputs),) if list_of_inputs else tuple(inputs)), dict(call)
+
+    arguments = arguments or default_arguments
 
     args, kwargs = arguments([keras.KerasTensor(spec.shape, spec.dtype) for spec in specs])
     outputs = keras.tree.flatten(layer(*args, **kwargs))
     variables = []
     if isinstance(layer, keras.Layer):
-        variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+        variables = read_variables(layer)
         randomize(variables, np.random.default_rng(seed))
     weights = tuple(
         WeightSpec(
@@ -185,11 +191,12 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
     operator, rule = subject.operator, subject.rule
     block, parts = subject.block(degrees), subject.parts(degrees)
     num_trainable = sum(spec.trainable for spec in operator.weight_specs)
-    weights = [v.numpy() for v in subject.variables]
+    views = rule.weight_shapes(operator)
+    weights = [v.numpy().reshape(view) for v, view in zip(subject.variables, views, strict=True)]
     outcome = Outcome(
         [np.full(spec.shape, np.nan) for spec in operator.output_specs],
         [np.zeros(spec.shape) if spec.is_floating else None for spec in operator.input_specs],
-        [np.zeros(spec.shape) for spec in operator.weight_specs[:num_trainable]],
+        [np.zeros(view) for view in views[:num_trainable]],
         {},
     )
     read = [[_read(x, r) for x, r in zip(inputs, part.inputs, strict=True)] for part in parts]
@@ -205,7 +212,8 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
     flat = [x for x in tf.nest.flatten(sources) if x is not None]
     with tf.GradientTape() as tape:
         tape.watch(flat)
-        for number, combine in enumerate(block.combines if training else ()):
+        combines = [c for c in block.combines if training or not c.combine.training_only]
+        for number, combine in enumerate(combines):
             calls = _combined(rule, calls, number, combine)
         results = [rule.compute(call) for call in calls]
         target = 0.0
@@ -242,6 +250,10 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
         for position, new in result.updates.items():
             kept = outcome.updates[position][_slices(part.weights[position])]
             assert np.array_equal(kept, new), "parts disagree about a state"
+    outcome.weight_gradients = [
+        gradient.reshape(spec.shape)
+        for gradient, spec in zip(outcome.weight_gradients, operator.weight_specs, strict=False)
+    ]
     return outcome
 
 
@@ -258,7 +270,7 @@ def _combined(rule, calls, number, block) -> list[PartCall]:
     return [
         PartCall(
             call.part, call.layer, call.arguments, call.inputs, call.weights,
-            (*call.combined, sums[group]), call.training,
+            (*call.combined, sums[group]), call.training, call.memory,
         )
         for call, group in zip(calls, block.group.tolist(), strict=True)
     ]  # fmt: skip

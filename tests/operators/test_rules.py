@@ -87,15 +87,19 @@ def test_parts_tile_every_output_and_read_inside_inputs_and_weights(split):
         for region in regions:
             made[tuple(slice(*range_) for range_ in region)] += 1
         assert (made == 1).all()
-    for specs, read in (
-        (operator.input_specs, block.inputs),
-        (operator.weight_specs, [weight.regions for weight in block.weights]),
+    views = subject.rule.weight_shapes(operator)
+    assert [math.prod(view) for view in views] == [
+        math.prod(s.shape) for s in operator.weight_specs
+    ]
+    for shapes, read in (
+        ([spec.shape for spec in operator.input_specs], block.inputs),
+        (views, [weight.regions for weight in block.weights]),
     ):
-        for spec, regions in zip(specs, read, strict=True):
+        for shape, regions in zip(shapes, read, strict=True):
             assert regions.dtype == np.int64
-            assert regions.shape == (math.prod(degrees), len(spec.shape), 2)
+            assert regions.shape == (math.prod(degrees), len(shape), 2)
             assert (regions[..., 0] >= 0).all()
-            assert (regions[..., 1] <= spec.shape).all()
+            assert (regions[..., 1] <= shape).all()
             assert (regions[..., 0] <= regions[..., 1]).all()
 
 

@@ -88,5 +88,6 @@ NAMED: dict[str, Callable[[Lowering], Strategy]] = {
     "S and A": lambda lowering: split(lowering, {"S": 2, "height": 2}, (2, 0, 3, 1)),
     "S and P": lambda lowering: split(lowering, {"S": 2, "P": 2}, (3, 2, 1, 0)),
     "A and P": lambda lowering: split(lowering, {"width": 2, "P": 2}, (1, 3, 0, 2)),
+    "one device": lambda lowering: split(lowering, {}, (2,)),
     "three devices": lambda lowering: split(lowering, {"S": 2, "P": 2, "A": 3}, (3, 1, 2)),
 }

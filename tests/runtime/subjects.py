@@ -37,6 +37,7 @@ class Subject:
         noise: Parts of the paths of weights whose true gradient is zero, and what follows from
             them. What float arithmetic leaves of such a gradient is noise, which Adam makes full
             steps of.
+        time_chunk: As in `SoapStrategy`.
     """
 
     build: Callable[[], keras.Model]
@@ -45,6 +46,7 @@ class Subject:
     batch_size: int = 8
     fit: dict[str, Any] = field(default_factory=dict)
     noise: tuple[str, ...] = ()
+    time_chunk: int | None = None
 
     def model(self, optimizer: str | keras.optimizers.Optimizer = "sgd") -> keras.Model:
         """A compiled model, always with the same weights."""
@@ -107,7 +109,7 @@ def train(
     recorder = StepLogs()
     soap = strategy
     if isinstance(strategy, Strategy):
-        soap = SoapStrategy(strategy=strategy, verbose=0)
+        soap = SoapStrategy(strategy=strategy, time_chunk=subject.time_chunk, verbose=0)
     model.fit(
         x,
         y,
@@ -124,17 +126,18 @@ def train(
 @functools.cache
 def reference(name: str, optimizer: str) -> Training:
     """What plain Keras makes of the subject called `name`, on one device."""
-    return train(SUBJECTS[name], optimizer)
+    return train(KNOWN[name], optimizer)
 
 
 @functools.cache
 def lowering(name: str) -> Lowering:
     """The lowering of the subject called `name`, as `fit` captures it."""
-    subject = SUBJECTS[name]
+    subject = KNOWN[name]
     model = subject.model()
     batch = first_batch(subject)
     model._symbolic_build(data_batch=batch)
-    return Lowering(capture_step(model, subject.batch_size, *batch[1:]).model.graph)
+    step = capture_step(model, subject.batch_size, *batch[1:], time_chunk=subject.time_chunk)
+    return Lowering(step.model.graph)
 
 
 def first_batch(subject: Subject) -> tuple[Any, ...]:
@@ -163,7 +166,7 @@ def assert_equal_training(name: str, optimizer: str, trained: Training) -> None:
     assert largest_change > 1e-3, "nothing was trained"
     for path, wanted in expected.after.items():
         scale = np.abs(wanted).max()
-        if any(part in path for part in SUBJECTS[name].noise):
+        if any(part in path for part in KNOWN[name].noise):
             if optimizer != "sgd":
                 continue
             scale = largest_change
@@ -311,6 +314,11 @@ SUBJECTS: dict[str, Subject] = {
         },
         two_headed_data,
     ),
+    "vectors": Subject(
+        vector_model,
+        lambda: {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]},
+        vector_data,
+    ),
     "vectors, sample_weight": Subject(
         vector_model,
         lambda: {
@@ -327,3 +335,6 @@ SUBJECTS: dict[str, Subject] = {
         fit={"class_weight": {0: 1.0, 1: 3.0, 2: 0.5, 3: 0.0}},
     ),
 }
+
+KNOWN = dict(SUBJECTS)
+"""What functions of this module find by name: `SUBJECTS`, and those that test modules add."""

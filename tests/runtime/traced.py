@@ -1,4 +1,4 @@
-"""The graphs of traced steps, to be looked at."""
+"""The training step of a subject as the graph that TensorFlow runs, not run."""
 
 import functools
 from collections import Counter
@@ -14,30 +14,27 @@ from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.local import local_topology
 from tests.conftest import NUM_DEVICES
 from tests.runtime.strategies import NAMED, anything
-from tests.runtime.subjects import SUBJECTS, first_batch, lowering
+from tests.runtime.subjects import KNOWN, first_batch, lowering
 
-DEVICES = [f"/job:localhost/replica:0/task:0/device:CPU:{number}" for number in range(NUM_DEVICES)]
+DEVICES = [f"/job:localhost/replica:0/task:0/device:CPU:{n}" for n in range(NUM_DEVICES)]
 
 
 @dataclass(frozen=True)
-class Traced:
-    """A training step under a strategy.
+class TracedStep:
+    """A traced training step.
 
     Attributes:
         operations: Of the traced function; none of them calls another function.
+        device_of: By operation, the number of its device. A variable's is where it lives, and so
+            is that of its read, where TensorFlow leaves it open. -1: anywhere.
         strategy: What it was traced under.
         costs: What its task graph is built from.
-        run: What traced it; its model has been given back.
     """
 
     operations: list[tf.Operation]
+    device_of: dict[tf.Operation, int]
     strategy: Strategy
     costs: Costs
-    run: TrainingRun
-
-    def device(self, operation: tf.Operation) -> int:
-        """Number of its device; -1 if it has none."""
-        return DEVICES.index(operation.device) if operation.device else -1
 
     def crossings(self) -> Counter[tuple[int, int]]:
         """Bytes of the tensors that operations read from other devices, by (source, destination).
@@ -46,29 +43,48 @@ class Traced:
         """
         result: Counter[tuple[int, int]] = Counter()
         for operation in self.operations:
-            if "feed/" in operation.name:
+            destination = self.device_of[operation]
+            if destination == -1 or "/feed" in operation.name:
                 continue
             for tensor in operation.inputs:
-                ends = self.device(tensor.op), self.device(operation)
-                if ends[0] != ends[1] and -1 not in ends:
-                    result[ends] += tensor.shape.num_elements() * tensor.dtype.size
+                source = self.device_of[tensor.op]
+                if source != destination:
+                    assert source != -1, f"{operation.name} reads {tensor.name} from anywhere"
+                    assert tensor.dtype != tf.resource, f"{operation.name} reads a remote variable"
+                    size = tensor.shape.num_elements() * tensor.dtype.size
+                    result[source, destination] += size
         return result
 
 
 @functools.cache
-def traced(subject: str, strategy: str) -> Traced:
+def traced(subject: str, strategy: str) -> TracedStep:
     """A step of a subject, with Adam, under a named strategy, or `"anything SEED"`."""
     facts = lowering(subject)
     if strategy in NAMED:
         chosen = NAMED[strategy](facts)
     else:
         chosen = anything(facts, int(strategy.removeprefix("anything ")))
-    model = SUBJECTS[subject].model("adam")
-    batch = first_batch(SUBJECTS[subject])
+    known = KNOWN[subject]
+    model = known.model("adam")
+    batch = first_batch(known)
     model._symbolic_build(data_batch=batch)
-    step = capture_step(model, SUBJECTS[subject].batch_size, *batch[1:])
+    step = capture_step(model, known.batch_size, *batch[1:], time_chunk=known.time_chunk)
     costs = Costs(Lowering(step.model.graph), local_topology(), Roofline())
     run = TrainingRun(model, step, costs.lowering, chosen, DEVICES)
-    graph = run.train_function(step).get_concrete_function().graph
-    run.store.release()
-    return Traced(graph.get_operations(), chosen, costs, run)
+    try:
+        graph = run.train_function(step).get_concrete_function().graph
+    finally:
+        run.store.release()
+    return TracedStep(graph.get_operations(), _devices(graph), chosen, costs)
+
+
+def _devices(graph: tf.Graph) -> dict[tf.Operation, int]:
+    homes = {inner.op: outer.device for outer, inner in graph.captures}
+    result: dict[tf.Operation, int] = {}
+    for operation in graph.get_operations():
+        name = homes.get(operation, operation.device)
+        if not name and operation.type == "ReadVariableOp":
+            result[operation] = result[operation.inputs[0].op]
+        else:
+            result[operation] = DEVICES.index(name) if name else -1
+    return result

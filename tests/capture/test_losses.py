@@ -1,0 +1,175 @@
+"""Losses, targets and metrics as operators."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_soap.capture.losses import capture_step
+from keras_soap.errors import CaptureError
+from keras_soap.graph.operator_graph import TensorSpec
+from tests.runtime.subjects import SUBJECTS, first_batch
+
+BATCH = 4
+
+
+def step(model, y, sample_weight=None):
+    x = keras.tree.map_structure(lambda t: tf.zeros((BATCH, *t.shape[1:]), t.dtype), model.inputs)
+    model._symbolic_build(data_batch=(x[0] if len(x) == 1 else x, y, sample_weight))
+    return capture_step(model, BATCH, y, sample_weight)
+
+
+def single(output, loss, y, sample_weight=None, **compile):
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, output(x), name="mine")
+    model.compile("sgd", loss, **compile)
+    return step(model, y, sample_weight)
+
+
+def classes(activation="softmax", **arguments):
+    return lambda x: layers.Dense(3, activation, name="class", **arguments)(x)
+
+
+def loss_of(captured, number=0):
+    return captured.model.graph.operators[_first(captured.losses[number])]
+
+
+def _first(number):
+    return number[0] if isinstance(number, tuple) else number
+
+
+def reads(captured, operator) -> list[str]:
+    return [captured.model.graph.operators[ref.operator].name for ref in operator.inputs]
+
+
+LABELS = np.zeros(BATCH, "int64")
+ONE_HOT = np.eye(3, dtype="float32")[LABELS]
+
+
+def test_a_loss_reads_prediction_and_target_and_gives_a_value_for_each_sample():
+    captured = single(classes(None), "mse", ONE_HOT)
+    loss = loss_of(captured)
+    assert loss.kind == "loss"
+    assert loss.output == TensorSpec((BATCH,), "float32")
+    assert reads(captured, loss) == ["class", "target"]
+    assert loss.attributes["loss"] == "MeanSquaredError"
+    assert captured.model.graph.has_backward[captured.model.graph.index("class")]
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "y"),
+    [
+        ("softmax", "sparse_categorical_crossentropy", LABELS),
+        ("softmax", "categorical_crossentropy", ONE_HOT),
+        ("sigmoid", "binary_crossentropy", ONE_HOT),
+    ],
+)
+def test_a_cross_entropy_works_on_the_logits_as_keras_does(activation, loss, y):
+    captured = single(classes(activation), loss, y)
+    operator = loss_of(captured)
+    assert reads(captured, operator) == [f"class/{activation}", "target", "class"]
+    graph = captured.model.graph
+    back = {
+        graph.operators[edge.producer.operator].name
+        for edge in graph.in_edges[graph.index(operator.name)]
+        if graph.carries_gradient[edge.index]
+    }
+    assert back == {"class"}
+    assert not graph.has_backward[graph.index(f"class/{activation}")]
+
+
+def test_a_layer_of_softmax_gives_its_input_as_logits():
+    captured = single(
+        lambda x: layers.Softmax(name="p")(layers.Dense(3, name="class")(x)),
+        "sparse_categorical_crossentropy",
+        LABELS,
+    )
+    assert reads(captured, loss_of(captured)) == ["p", "target", "class"]
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [
+        (classes("sigmoid"), "mse"),
+        (classes(None), keras.losses.CategoricalCrossentropy(from_logits=True)),
+        (lambda x: layers.Softmax(axis=1)(layers.Dense(3)(x)), "mse"),
+    ],
+)
+def test_other_losses_read_the_prediction_alone(output, loss):
+    captured = single(output, loss, ONE_HOT)
+    assert len(loss_of(captured).inputs) == 2
+
+
+def test_sample_weights_are_an_input_of_their_loss():
+    weights = np.ones(BATCH, "float32")
+    captured = single(classes(None), "mse", ONE_HOT, weights)
+    assert reads(captured, loss_of(captured)) == ["class", "target", "sample_weight"]
+    assert len(captured.sample_weights) == 1
+
+
+def test_metrics_add_to_what_is_reported():
+    bare = loss_of(single(classes(), "sparse_categorical_crossentropy", LABELS))
+    rich = loss_of(
+        single(classes(), "sparse_categorical_crossentropy", LABELS, metrics=["accuracy"])
+    )
+    assert bare.attributes["report_bytes"] == 4
+    # The sum and the count of the accuracy.
+    assert rich.attributes["report_bytes"] == 4 + 8
+
+
+def test_each_output_has_its_loss_weight_target_and_metrics():
+    subject = SUBJECTS["family"]
+    model = subject.model()
+    batch = first_batch(subject)
+    model._symbolic_build(data_batch=batch)
+    captured = capture_step(model, 8, *batch[1:])
+    found = {}
+    for number in captured.losses:
+        operator = captured.model.graph.operators[_first(number)]
+        term = captured.term(_first(number))
+        found[operator.attributes["loss"]] = (
+            reads(captured, operator),
+            term.weight,
+            len(term.metrics),
+        )
+    assert found == {
+        # Targets and weights by name, kind before price.
+        "MeanSquaredError": (["price", "target_1", "sample_weight_1"], 0.3, 2),
+        "CategoricalCrossentropy": (
+            ["kind/softmax", "target_0", "sample_weight_0", "kind"],
+            2.0,
+            1,
+        ),
+    }
+
+
+def test_parts_of_a_loss_add_up_to_it():
+    captured = single(classes(None), keras.losses.Huber(), ONE_HOT)
+    term = captured.term(_first(captured.losses[0]))
+    rng = np.random.default_rng(0)
+    y_pred = tf.constant(rng.normal(size=(BATCH, 3)).astype("float32"))
+    whole = keras.losses.Huber()(ONE_HOT, y_pred)
+    parts = [term.partial([y_pred[a : a + 2], tf.constant(ONE_HOT[a : a + 2])]) for a in (0, 2)]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_a_model_without_a_loss():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)], name="mine")
+    with pytest.raises(CaptureError, match=r"'mine' has no loss to train with. Compile it"):
+        capture_step(model, BATCH, tf.constant(ONE_HOT))
+
+
+def test_losses_of_layers():
+    with pytest.raises(CaptureError, match=r"1 losses from add_loss\(\) or regularizers"):
+        single(classes(None, kernel_regularizer="l2"), "mse", ONE_HOT)
+
+
+def test_a_loss_that_is_not_reduced():
+    with pytest.raises(CaptureError, match=r"reduction=.*cannot be summed over parts"):
+        single(classes(None), keras.losses.MeanSquaredError(reduction="none"), ONE_HOT)
+
+
+def test_a_loss_without_a_value_for_each_sample():
+    with pytest.raises(CaptureError, match=r"values of shape \(\) for a batch of 4"):
+        single(classes(None), lambda t, p: keras.ops.mean(t - p), ONE_HOT)

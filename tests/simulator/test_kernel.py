@@ -1,0 +1,59 @@
+"""The compiled simulator of whole task graphs, against the plain one."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_soap.simulator import reference
+from keras_soap.simulator.simulator import simulate
+from tests import invariants
+from tests.simulator import random_problems
+
+
+def assert_agrees(seed: int) -> None:
+    graph = random_problems.task_graph(np.random.default_rng(seed))
+    expected, found = reference.simulate(graph), simulate(graph)
+    for name in ("ready_ns", "start_ns", "end_ns"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+def test_agrees_with_the_reference_on_any_graph():
+    for seed in range(3000):
+        assert_agrees(seed)
+
+
+def test_the_reference_obeys_the_rules():
+    for seed in range(300):
+        graph = random_problems.task_graph(np.random.default_rng(seed))
+        invariants.check(graph, reference.simulate(graph))
+
+
+@pytest.mark.parametrize("run", [simulate, reference.simulate])
+def test_a_circle_is_an_error(run):
+    graph = random_problems.task_graph(np.random.default_rng(1))
+    fields = vars(graph) | {
+        "run_time_ns": np.ones(2, np.int64),
+        "resource_offsets": np.array([0, 0, 0]),
+        "successor_offsets": np.array([0, 1, 2]),
+        "successors": np.array([1, 0], np.int32),
+    }
+    with pytest.raises(ValueError, match="2 tasks wait for each other in a circle"):
+        run(type(graph)(**fields))
+
+
+SMALL_RUN = """
+from tests.simulator.test_kernel import assert_agrees
+from tests.simulator.test_simulator import walk
+for seed in range(200):
+    assert_agrees(seed)
+for seed in range(12):
+    walk(seed, num_changes=3)
+"""
+
+
+def test_agrees_without_compilation_too():
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", SMALL_RUN], env=environment, check=True)

@@ -1,0 +1,92 @@
+"""Changes one after the other, against building and simulating afresh."""
+
+import numpy as np
+import pytest
+
+from keras_soap.costs.roofline import Roofline
+from keras_soap.simulator import reference
+from keras_soap.simulator.simulator import Simulator
+from keras_soap.tasks.build import build
+from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.tasks.memory import peak_memory_bytes
+from tests import invariants
+from tests.simulator import random_problems
+
+
+def assert_stands_at(simulator: Simulator, strategy, costs: Costs, training: bool) -> int:
+    """Compares all that a simulator says with fresh results; gives the step time."""
+    graph = build(costs, strategy, training)
+    timeline = reference.simulate(graph)
+    found = simulator.timeline()
+    assert simulator.strategy == strategy
+    for name in ("ready_ns", "start_ns", "end_ns"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(timeline, name), name)
+    memory = peak_memory_bytes(costs, strategy, training)
+    np.testing.assert_array_equal(simulator.peak_memory_bytes, memory)
+    outcome = simulator.outcome
+    assert outcome.step_time_ns == timeline.step_time_ns
+    assert outcome.communication_bytes == graph.communication_bytes
+    limits = [device.memory_bytes for device in costs.topology.devices]
+    assert outcome.excess_bytes == np.maximum(memory - limits, 0).sum()
+    return timeline.step_time_ns
+
+
+def walk(seed: int, num_changes: int = 8, save_every: int | None = None) -> None:
+    """A random problem, and random proposals accepted, rejected and limited."""
+    rng = np.random.default_rng(seed)
+    topology = random_problems.machine(rng)
+    lowering = Lowering(random_problems.operator_graph(rng))
+    costs = Costs(lowering, topology, Roofline())
+    training = bool(rng.random() < 0.8)
+    space = random_problems.Space(lowering, topology.num_devices)
+    simulator = Simulator(costs, training)
+    if save_every:
+        simulator._state = simulator._state._replace(save_every=save_every)
+    strategy = space.strategy(rng)
+    simulator.set(strategy)
+    step_ns = assert_stands_at(simulator, strategy, costs, training)
+    for _ in range(num_changes):
+        change = space.change(rng, 1 if rng.random() < 0.8 else int(rng.integers(1, 4)))
+        fresh = build(costs, strategy.replace(change), training)
+        fresh_ns = reference.simulate(fresh).step_time_ns
+        near = [None, step_ns, fresh_ns, fresh_ns - 1, fresh_ns + 1, fresh_ns // 2]
+        limit_ns = near[int(rng.integers(len(near)))]
+        outcome = simulator.propose(change, limit_ns)
+        assert outcome.exceeds == (limit_ns is not None and fresh_ns > limit_ns)
+        assert outcome.communication_bytes == fresh.communication_bytes
+        memory = peak_memory_bytes(costs, strategy.replace(change), training)
+        np.testing.assert_array_equal(simulator.proposed_memory_bytes, memory)
+        if outcome.exceeds:
+            assert outcome.step_time_ns <= fresh_ns
+        else:
+            assert outcome.step_time_ns == fresh_ns
+        if outcome.exceeds or rng.random() < 0.4:
+            simulator.reject()
+        else:
+            simulator.accept()
+            strategy = strategy.replace(change)
+        step_ns = assert_stands_at(simulator, strategy, costs, training)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_any_sequence_of_changes_ends_where_a_fresh_simulation_does(block):
+    for seed in range(40):
+        walk(1000 * block + seed)
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 7])
+def test_copies_of_the_resources_may_be_made_at_any_time(save_every):
+    for seed in range(40):
+        walk(100_000 * save_every + seed, save_every=save_every)
+
+
+def test_built_graphs_obey_the_rules():
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        topology = random_problems.machine(rng)
+        lowering = Lowering(random_problems.operator_graph(rng))
+        costs = Costs(lowering, topology, Roofline())
+        strategy = random_problems.Space(lowering, topology.num_devices).strategy(rng)
+        graph = build(costs, strategy)
+        invariants.check_links(graph)
+        invariants.check(graph, reference.simulate(graph))
