@@ -252,7 +252,7 @@ def _add_loss(
     )
     spec = TensorSpec(shape, keras.backend.standardize_dtype(values.dtype))
     attributes = {
-        "loss": type(loss).__name__,
+        "loss": getattr(getattr(loss, "fn", None), "__name__", type(loss).__name__),
         "weight": term.weight,
         "report_bytes": 4 * term.report_elements,
         "constant_inputs": [0] if term.reads_logits else [],

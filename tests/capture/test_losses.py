@@ -53,7 +53,7 @@ def test_a_loss_reads_prediction_and_target_and_gives_a_value_for_each_sample():
     assert loss.kind == "loss"
     assert loss.output == TensorSpec((BATCH,), "float32")
     assert reads(captured, loss) == ["class", "target"]
-    assert loss.attributes["loss"] == "MeanSquaredError"
+    assert loss.attributes["loss"] == "mean_squared_error"
     assert captured.model.graph.has_backward[captured.model.graph.index("class")]
 
 
@@ -135,8 +135,8 @@ def test_each_output_has_its_loss_weight_target_and_metrics():
         )
     assert found == {
         # Targets and weights by name, kind before price.
-        "MeanSquaredError": (["price", "target_1", "sample_weight_1"], 0.3, 2),
-        "CategoricalCrossentropy": (
+        "mean_squared_error": (["price", "target_1", "sample_weight_1"], 0.3, 2),
+        "categorical_crossentropy": (
             ["kind/softmax", "target_0", "sample_weight_0", "kind"],
             2.0,
             1,
