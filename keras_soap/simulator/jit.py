@@ -1,31 +1,36 @@
 """How the kernel is compiled: once, and then cached on disk.
 
 1. numba keeps compiled code as long as the file of a function does not change; it does not notice
-   a change of a function that was compiled into it from another file. So all files of this package
-   are given the time of the newest: a change of one is a change of all.
+   a change of a function that was compiled into it from another file. So compiled code is thrown
+   away when any file of this package has changed.
 2. Functions that Python does not call borrow their arrays: they make no arrays, so there are no
    references to count, which would cost more than the work.
 """
 
 import contextlib
-import os
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numba
 
 
-def _change_all_with_one() -> None:
-    files = list(Path(__file__).parent.glob("*.py"))
-    newest = max(file.stat().st_mtime_ns for file in files)
-    for file in files:
-        if file.stat().st_mtime_ns < newest:
-            # Where files cannot be touched nobody edits them.
-            with contextlib.suppress(OSError):
-                os.utime(file, ns=(newest, newest))
+def _forget_other_sources() -> None:
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        digest.update(file.read_bytes())
+    stamp = folder / "__pycache__" / "kernel.sha256"
+    # Where files cannot be written nobody edits them.
+    with contextlib.suppress(OSError):
+        if not stamp.exists() or stamp.read_text() != digest.hexdigest():
+            stamp.parent.mkdir(exist_ok=True)
+            for index in stamp.parent.glob("*.nbi"):
+                index.unlink(missing_ok=True)
+            stamp.write_text(digest.hexdigest())
 
 
-_change_all_with_one()
+_forget_other_sources()
 
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 _BORROWING: dict[str, Any] = {**_OPTIONS, "_nrt": False}
@@ -46,5 +51,4 @@ def is_compiled(function: Any) -> bool:
         return True  # numba is switched off.
     source = Path(function.py_func.__code__.co_filename)
     name = function.py_func.__qualname__
-    cached = Path(function.stats.cache_path).glob(f"{source.stem}.{name}-*.nbi")
-    return any(file.stat().st_mtime_ns >= source.stat().st_mtime_ns for file in cached)
+    return any(Path(function.stats.cache_path).glob(f"{source.stem}.{name}-*.nbi"))
