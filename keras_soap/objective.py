@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.graph.operator_graph import OperatorGraph
-from keras_soap.simulator.simulator import Simulator
+from keras_soap.simulator.simulator import Outcome, Simulator, Walked
 from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
@@ -97,13 +100,8 @@ class Objective:
         """Evaluates a strategy from nothing."""
         self._forget_proposal()
         outcome = self._simulator.set(strategy)
-        self._current = Evaluation(
-            strategy,
-            outcome.step_time_ns,
-            outcome.communication_bytes,
-            outcome.excess_bytes,
-            tuple(self._simulator.peak_memory_bytes.tolist()),
-        )
+        peaks = tuple(self._simulator.peak_memory_bytes.tolist())
+        self._current = _evaluation(strategy, outcome, peaks)
         return self._current
 
     def update(
@@ -127,6 +125,32 @@ class Objective:
         )
         return self._proposed
 
+    def walk(
+        self,
+        current: Evaluation,
+        best: Evaluation,
+        space: SearchSpace,
+        rng: np.random.Generator,
+        beta_per_ns: float,
+        proposals: int | None,
+        seconds: float | None,
+    ) -> tuple[Evaluation, Evaluation, int]:
+        """A Markov chain from `current`, as `search.metropolis.step` would go, but compiled.
+
+        Returns:
+            Where it ends; the best that it has seen, `best` included; the proposals it made.
+        """
+        self._move_to(current)
+        start = Walked(best.strategy, _outcome_of(best))
+        walked = self._simulator.walk(space, start, rng, beta_per_ns, proposals, seconds)
+        if walked.accepted:
+            assert self._simulator.strategy is not None
+            self._current = _evaluation(self._simulator.strategy, self._simulator.outcome)
+            if walked.strategy is not best.strategy:
+                best = _evaluation(walked.strategy, walked.outcome)
+        assert self._current is not None
+        return self._current, best, walked.proposals
+
     def _move_to(self, evaluation: Evaluation) -> None:
         if evaluation is self._proposed:
             self._simulator.accept()
@@ -149,6 +173,24 @@ class Objective:
         if self._proposed is not None:
             self._simulator.reject()
             self._proposed = None
+
+
+def _evaluation(
+    strategy: Strategy, outcome: Outcome, peak_memory_bytes: tuple[int, ...] = ()
+) -> Evaluation:
+    return Evaluation(
+        strategy,
+        outcome.step_time_ns,
+        outcome.communication_bytes,
+        outcome.excess_bytes,
+        peak_memory_bytes,
+    )
+
+
+def _outcome_of(evaluation: Evaluation) -> Outcome:
+    return Outcome(
+        evaluation.step_time_ns, False, evaluation.communication_bytes, evaluation.excess_bytes
+    )
 
 
 def objective_of(

@@ -7,6 +7,10 @@ that a test at hand does. Threads are few: the devices share them, and workers o
 import os
 import sys
 
+from hypothesis import settings
+
+settings.register_profile("no clocks", deadline=None)
+settings.load_profile("no clocks")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NUM_DEVICES = 4

@@ -1,11 +1,10 @@
 """One chain of a search, as it is handed from process to process."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_soap.search.metropolis import ChainState, step
+from keras_soap.search.metropolis import ChainState
 from keras_soap.search.problem import Problem
 
 
@@ -34,12 +33,13 @@ def advance(
     seconds: float | None,
 ) -> Chain:
     """The chain after `proposals` more, or after `seconds` if that comes first."""
-    space, objective, state, rng = problem.space, problem.objective, chain.state, chain.rng
-    end = None if seconds is None else time.perf_counter() + seconds
-    made = 0
-    while proposals is None or made < proposals:
-        state, _ = step(rng, state, space, objective, beta_per_ns)
-        made += 1
-        if end is not None and time.perf_counter() >= end:
-            break
-    return Chain(chain.number, rng, state, chain.proposals + made)
+    current, best, made = problem.objective.walk(
+        chain.state.current,
+        chain.state.best,
+        problem.space,
+        chain.rng,
+        beta_per_ns,
+        proposals,
+        seconds,
+    )
+    return Chain(chain.number, chain.rng, ChainState(current, best), chain.proposals + made)

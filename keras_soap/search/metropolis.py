@@ -7,7 +7,8 @@
    sampled is q(S) · exp(-β · cost(S)), and q says which placements are worth more tries.
 4. The random number that decides is drawn before the strategy is evaluated. So the evaluation may
    stop as soon as the partial timeline is too long, and the chain is the same.
-5. Strategies over a device's memory are never accepted, except on the way down to those that fit.
+5. This is the definition; `simulator.walk` does the same in compiled code, and searches run that.
+6. Strategies over a device's memory are never accepted, except on the way down to those that fit.
 """
 
 import math
@@ -67,11 +68,11 @@ def step(
 ) -> tuple[ChainState, StepInfo]:
     """One proposal, accepted or not."""
     current = state.current
-    change = space.random_change(rng, current.strategy)
     # u < exp(-β · slowdown) is slowdown < -ln(u) / β; 1 - random() is never 0.
     patience_ns = -math.log(1.0 - rng.random()) / beta_per_ns
-    limit_ns = current.step_time_ns + int(min(patience_ns, 2.0**62))
-    proposed = objective.update(current, change, limit_ns)
+    limit_ns = current.step_time_ns + int(min(patience_ns, 2.0**61))
+    change = space.random_change(rng, current.strategy)
+    proposed = objective.update(current, change, limit_ns if current.feasible else None)
     if current.feasible:
         accepted = proposed.feasible and proposed.step_time_ns <= limit_ns
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import OperatorGraph
-from keras_soap.objective import Evaluation, Evaluator, Objective
+from keras_soap.objective import Evaluation, Objective
 from keras_soap.search.result import Progress
 from keras_soap.strategy.baselines import BASELINES
 from keras_soap.strategy.search_space import SearchSpace
@@ -78,7 +78,7 @@ class Problem:
         return Costs(self.lowering, self.topology, self.profile)
 
     @functools.cached_property
-    def objective(self) -> Evaluator:
+    def objective(self) -> Objective:
         return Objective(self.costs, self.training)
 
     @functools.cached_property

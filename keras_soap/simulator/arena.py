@@ -3,7 +3,7 @@
 Rows that are given back are linked through their first entry, a list for each size.
 """
 
-from keras_soap.simulator.jit import njit
+from keras_soap.jit import njit
 from keras_soap.simulator.layout import NEED, NEED_INTS, NEED_PAIRS, NEED_TASKS
 
 TASK_ROWS, PAIR_ROWS, INT_ROWS = NEED_TASKS, NEED_PAIRS, NEED_INTS

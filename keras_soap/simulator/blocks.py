@@ -6,8 +6,8 @@
 3. Of a report block: for each part its transfer. Of an edge: its pairs, by consumer.
 """
 
+from keras_soap.jit import njit
 from keras_soap.simulator.arena import INT_ROWS, PAIR_ROWS, TASK_ROWS, give_back, take
-from keras_soap.simulator.jit import njit
 from keras_soap.simulator.layout import (
     AT_BYTES,
     AT_CONFIG,

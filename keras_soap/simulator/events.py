@@ -11,7 +11,7 @@
 Rows are written by `kernel.accept` only, so nothing has to be undone.
 """
 
-from keras_soap.simulator.jit import inline, njit
+from keras_soap.jit import inline, njit
 from keras_soap.simulator.layout import (
     AT_CONFIG,
     AT_MIN_B,

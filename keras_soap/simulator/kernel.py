@@ -11,6 +11,7 @@ A call that needs a configuration or rows that are not there says so, and leaves
 
 import numpy as np
 
+from keras_soap.jit import entry, njit
 from keras_soap.simulator import events
 from keras_soap.simulator.blocks import (
     build_edge,
@@ -21,7 +22,6 @@ from keras_soap.simulator.blocks import (
     weigh_edge,
     weigh_operator,
 )
-from keras_soap.simulator.jit import entry, njit
 from keras_soap.simulator.layout import (
     AT_CONFIG,
     AT_INTS,
@@ -253,8 +253,11 @@ def _set_tails(model, state):
 
 @entry
 def propose(machine, model, tables, state, limit):
-    """See `try_change`."""
-    return try_change(machine, model, tables, state, limit)
+    """Tries a change: see `build_change`, then `run_change`."""
+    done = build_change(machine, model, tables, state)
+    if done != DONE:
+        return done
+    return run_change(machine, model, tables, state, limit)
 
 
 @entry
@@ -270,19 +273,12 @@ def reject(model, tables, state):
 
 
 @njit
-def try_change(machine, model, tables, state, limit):
-    """Tries `state.wanted_*` for the operators `state.changed[:scalar[NUM_CHANGED]]`.
-
-    Args:
-        machine: Devices and links.
-        model: Operators and edges.
-        tables: Configurations.
-        state: The accepted strategy.
-        limit: See rule 3.
+def build_change(machine, model, tables, state):
+    """Makes the tasks of `state.wanted_*` for operators `state.changed[:scalar[NUM_CHANGED]]`.
 
     Returns:
-        DONE or EXCEEDED, and `accept` or `reject` must follow; or what is missing, and all is as
-        it was.
+        DONE, and `run_change` or `drop_change` may follow; or what is missing, and all is as it
+        was.
     """
     scalar = state.scalar
     for i in range(scalar[NUM_CHANGED]):
@@ -300,6 +296,17 @@ def try_change(machine, model, tables, state, limit):
     for device in range(machine.num_devices):
         excess += max(0, state.memory[1, device] - machine.memory_bytes[device])
     scalar[NEW_EXCESS_BYTES] = excess
+    return DONE
+
+
+@njit
+def run_change(machine, model, tables, state, limit):
+    """Simulates what `build_change` made; see rule 3.
+
+    Returns:
+        DONE, and `take_change` or `drop_change` may follow; or EXCEEDED, and `drop_change` must.
+    """
+    scalar = state.scalar
     longest = 0
     for resource in range(machine.num_resources):
         longest = max(longest, state.load[1, resource])

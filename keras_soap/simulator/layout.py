@@ -163,13 +163,16 @@ LOG_CHUNK = 64
     NUM_CHANGED_EDGES,
     NEED,  # what is missing: a configuration, or an array that must grow
     TASKS_SIMULATED,
-    BEST_STEP_NS,  # of a walk
+    BEST_STEP_NS,  # of the best strategy of a walk
     BEST_EXCESS_BYTES,
+    BEST_MOVED_BYTES,
+    PATIENCE_NS,  # by how much the proposal of a walk may take longer (-1: none is drawn)
+    NUM_ACCEPTED,  # proposals of a walk
     NUM_SCALARS,
-) = range(20)
+) = range(23)
 
 # Outcomes of a proposal.
-DONE, EXCEEDED, MISSES_CONFIG, MISSES_SPACE = range(4)
+DONE, EXCEEDED, MISSES_CONFIG, MISSES_SPACE, MISSES_RANDOM = range(5)
 
 # Arrays that grow, as `scalar[NEED]` names them.
 NEED_TASKS, NEED_PAIRS, NEED_INTS, NEED_LOG, NEED_SCRATCH = range(5)

@@ -3,8 +3,8 @@
 Between devices whose numbers follow each other the links are looked up from the second time on.
 """
 
+from keras_soap.jit import njit
 from keras_soap.simulator.arena import INT_ROWS, take
-from keras_soap.simulator.jit import njit
 from keras_soap.simulator.layout import NEED, NEED_SCRATCH
 from keras_soap.tasks.all_reduce import DIRECT_BYTES
 

@@ -8,15 +8,20 @@
    but for being over the limit.
 """
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from absl import logging
 
+from keras_soap.jit import is_compiled
 from keras_soap.simulator import kernel
-from keras_soap.simulator.jit import is_compiled
 from keras_soap.simulator.layout import (
+    BEST_EXCESS_BYTES,
+    BEST_MOVED_BYTES,
+    BEST_STEP_NS,
     DONE,
     EXCEEDED,
     EXCESS_BYTES,
@@ -28,15 +33,18 @@ from keras_soap.simulator.layout import (
     LOG_READY,
     LOG_USED,
     MISSES_CONFIG,
+    MISSES_RANDOM,
     MOVED_BYTES,
     NEED,
     NEVER,
     NEW_EXCESS_BYTES,
     NEW_MOVED_BYTES,
     NEW_STEP_NS,
+    NUM_ACCEPTED,
     NUM_CHANGED,
     P_TIME,
     P_TIME_B,
+    PATIENCE_NS,
     STEP_NS,
     TASKS_SIMULATED,
     TIME,
@@ -46,12 +54,19 @@ from keras_soap.simulator.problem import make_machine, make_model
 from keras_soap.simulator.state import empty_state, grow
 from keras_soap.simulator.tables import TableMaker
 from keras_soap.simulator.timeline import Timeline
+from keras_soap.simulator.walk import walk
+from keras_soap.strategy import moves
 from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import build
 from keras_soap.tasks.lowering import Costs
 from keras_soap.tasks.memory import NUM_SLOTS
 from keras_soap.tasks.task_graph import TaskGraph
+
+_FIRST_AT_ONCE = 16
+_SECONDS_AT_ONCE = 0.02
+"""Proposals are made in compiled code for about as long, and then the clock is asked."""
 
 
 def simulate(graph: TaskGraph) -> Timeline:
@@ -94,6 +109,23 @@ class Outcome:
     excess_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """Where a chain has been.
+
+    Attributes:
+        strategy: The best that it has seen.
+        outcome: What that costs.
+        proposals: How many it made.
+        accepted: How many of them it went to.
+    """
+
+    strategy: Strategy
+    outcome: Outcome
+    proposals: int = 0
+    accepted: int = 0
+
+
 class Simulator:
     """A strategy with its timeline, and how a change would change it."""
 
@@ -115,6 +147,8 @@ class Simulator:
         self._maker = TableMaker(costs, training, num_slots)
         self._state = empty_state(self._machine, self._model, links)
         self._pending: Strategy | None = None
+        self._numbers: tuple[np.ndarray, np.ndarray]
+        self._numbers_of: SearchSpace | None = None
         # Analytic times cost nothing, so fill in many at once; measured ones are measured.
         self._fill_rows = 4096 if costs.profile.source == "analytic" else 0
 
@@ -134,7 +168,7 @@ class Simulator:
         """
         assert self.strategy is not None, "set a strategy first"
         assert self._pending is None, "accept or reject the last proposal first"
-        numbers = {n: self._maker.number(n, config.degrees) for n, config in change.items()}
+        numbers = {n: self._maker.numbers(n, [config.degrees])[0] for n, config in change.items()}
         limit = NEVER if limit_ns is None else min(limit_ns, NEVER)
         while True:
             state = self._state
@@ -155,6 +189,94 @@ class Simulator:
             int(scalar[NEW_MOVED_BYTES]),
             int(scalar[NEW_EXCESS_BYTES]),
         )
+
+    def walk(
+        self,
+        space: SearchSpace,
+        best: Walked,
+        rng: np.random.Generator,
+        beta_per_ns: float,
+        proposals: int | None,
+        seconds: float | None,
+    ) -> Walked:
+        """Runs a Markov chain from the strategy, as `search.metropolis.step` would.
+
+        Args:
+            space: What to propose from. The strategy is in it.
+            best: The best that the chain has seen.
+            rng: Where chance comes from.
+            beta_per_ns: How much longer steps are refused.
+            proposals: How many to make.
+            seconds: When to stop before, checked every few hundredths of a second.
+        """
+        assert self.strategy is not None, "set a strategy first"
+        assert self._pending is None, "accept or reject the last proposal first"
+        of, scalar = space.moves, self._state.scalar
+        moves.stand_at(of, space, self.strategy)
+        self._number_choices(space)
+        moves.refill(of, rng)
+        scalar[NUM_ACCEPTED], scalar[PATIENCE_NS] = 0, -1
+        scalar[BEST_STEP_NS] = best.outcome.step_time_ns
+        scalar[BEST_EXCESS_BYTES] = best.outcome.excess_bytes
+        of.best_choice[0] = -1
+        end = math.inf if seconds is None else time.perf_counter() + seconds
+        made = 0
+        at_once = _FIRST_AT_ONCE
+        while proposals is None or made < proposals:
+            left = at_once if proposals is None else min(at_once, proposals - made)
+            before = time.perf_counter()
+            self._make_proposals(of, rng, beta_per_ns, left)
+            made += left
+            now = time.perf_counter()
+            if now >= end:
+                break
+            if now - before < _SECONDS_AT_ONCE / 2:
+                at_once *= 2
+        self.strategy = space.strategy_of(of.choice, of.devices)
+        if of.best_choice[0] < 0:
+            return Walked(best.strategy, best.outcome, made, int(scalar[NUM_ACCEPTED]))
+        outcome = Outcome(
+            int(scalar[BEST_STEP_NS]),
+            False,
+            int(scalar[BEST_MOVED_BYTES]),
+            int(scalar[BEST_EXCESS_BYTES]),
+        )
+        best_strategy = space.strategy_of(of.best_choice, of.best_devices)
+        return Walked(best_strategy, outcome, made, int(scalar[NUM_ACCEPTED]))
+
+    def _make_proposals(self, of: moves.Moves, rng, beta_per_ns: float, count: int) -> None:
+        while count:
+            made, done = walk(
+                self._machine,
+                self._model,
+                self._maker.tables,
+                self._state,
+                of,
+                *self._numbers,
+                beta_per_ns,
+                count,
+            )
+            count -= made
+            if done == MISSES_RANDOM:
+                moves.refill(of, rng)
+            elif done != DONE:
+                self._supply(done)
+
+    def _number_choices(self, space: SearchSpace) -> None:
+        """For each operator and choice the number of its configuration, as `walk` wants them."""
+        if self._numbers_of is space:
+            return
+        numbers: list[int] = []
+        first_number = np.zeros(len(space.family_of), np.int64)
+        first_choice = 0
+        for members, by_parts in zip(space.families, space.by_parts, strict=True):
+            degrees = [one for of_size in by_parts.values() for one in of_size]
+            for n in members:
+                first_number[n] = len(numbers) - first_choice
+                numbers += self._maker.numbers(n, degrees)
+            first_choice += len(degrees)
+        self._numbers = (np.array(numbers, np.int64), first_number)
+        self._numbers_of = space
 
     def accept(self) -> None:
         """Makes the proposal the strategy. It must not have exceeded its limit."""

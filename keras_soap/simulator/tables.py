@@ -92,23 +92,23 @@ class TableMaker:
         self._members = Growing((), np.int32)
         self._refresh()
 
-    def number(self, operator: int, degrees: Degrees) -> int:
-        """Number of a configuration, for the kernel."""
+    def numbers(self, operator: int, choices: Sequence[Degrees]) -> list[int]:
+        """Numbers of configurations, for the kernel."""
         table = self._table_of[operator]
         numbers = self._numbers[table]
-        found = numbers.get(degrees)
-        if found is None:
-            found = numbers[degrees] = len(self._owners)
-            self._owners.append((table, degrees))
-            config = np.zeros(NUM_CONFIG, np.int64)
-            config[CONFIG_PARTS] = math.prod(degrees)
-            config[CONFIG_ROW] = -1
-            self._config.append(config)
-            row = np.ones(MAX_RANK, np.int64)
-            row[: len(degrees)] = degrees
-            self._degrees.append(row)
-            self._refresh()
-        return found
+        for degrees in choices:
+            if degrees not in numbers:
+                numbers[degrees] = len(self._owners)
+                self._owners.append((table, degrees))
+                config = np.zeros(NUM_CONFIG, np.int64)
+                config[CONFIG_PARTS] = math.prod(degrees)
+                config[CONFIG_ROW] = -1
+                self._config.append(config)
+                row = np.ones(MAX_RANK, np.int64)
+                row[: len(degrees)] = degrees
+                self._degrees.append(row)
+        self._refresh()
+        return [numbers[degrees] for degrees in choices]
 
     def degrees(self, number: int) -> Degrees:
         """The degrees that a number stands for."""

@@ -54,29 +54,8 @@ def orders(degrees: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys(result))
 
 
-def draw(rng: np.random.Generator, degrees: tuple[int, ...], num_devices: int) -> tuple[int, ...]:
-    """Devices for the parts of `degrees`: a random aligned group, filled in a random order.
-
-    Neighbours in row-major order are half of all draws where there is a choice.
-    """
-    size = math.prod(degrees)
-    choices = strides(num_devices, size)
-    stride = 1 if rng.random() < 0.5 else choices[int(rng.random() * len(choices))]
-    number = int(rng.random() * num_groups(num_devices, size, stride))
-    devices = group(size, stride, number)
-    ways = orders(degrees)
-    if len(ways) == 1 or rng.random() < 0.5:
-        return tuple(devices)
-    return tuple(devices[position] for position in ways[int(rng.random() * len(ways))])
-
-
-def draw_any(rng: np.random.Generator, size: int, num_devices: int) -> tuple[int, ...]:
-    """Any `size` different devices in any order, all equally likely."""
-    return tuple(rng.permutation(num_devices)[:size].tolist())
-
-
 def structured(degrees: tuple[int, ...], num_devices: int) -> Iterator[tuple[int, ...]]:
-    """All that `draw` can give, each once."""
+    """All aligned groups in all orders, each once."""
     size = math.prod(degrees)
     seen: set[tuple[int, ...]] = set()
     for stride in strides(num_devices, size):

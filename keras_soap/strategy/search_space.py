@@ -8,6 +8,7 @@
    Without O, n parts lie on the first n devices.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -16,19 +17,10 @@ import numpy as np
 from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.operators.rule import Dimension
-from keras_soap.strategy import placement
+from keras_soap.strategy import moves, placement
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.topology.device_topology import DeviceTopology
-
-COPY_SHARE = 0.35
-"""Share of changes that take over the devices of a neighbour."""
-SPREAD_SHARE = 0.3
-"""Share of changes that spread to neighbours."""
-SPREAD_MEAN = 4.0
-"""How many neighbours those reach on average."""
-ANYWHERE_SHARE = 0.05
-"""Share of the other changes that go to any devices in any order."""
 
 Change = dict[int, ParallelConfig]
 
@@ -40,6 +32,8 @@ class SearchSpace:
         families: The operators that change together, ascending; by family.
         family_of: For each operator its family.
         degrees: By family, all degrees that all of its operators allow.
+        by_parts: The same by number of parts, ascending.
+        neighbours: By family, its operators with each operator of others that is beside them.
     """
 
     def __init__(
@@ -77,99 +71,66 @@ class SearchSpace:
             )
         )
         self.degrees = tuple(self._common_degrees(members) for members in self.families)
-        self._by_parts = tuple(_group_by_parts(choices) for choices in self.degrees)
-        self._parts = tuple(tuple(by_parts) for by_parts in self._by_parts)
-        self._neighbours = tuple(self._find_neighbours(members) for members in self.families)
+        self.by_parts = tuple(_group_by_parts(choices) for choices in self.degrees)
+        self.neighbours = tuple(self._find_neighbours(members) for members in self.families)
         self._configs: dict[tuple[tuple[int, ...], tuple[int, ...]], ParallelConfig] = {}
+
+    @functools.cached_property
+    def moves(self) -> moves.Moves:
+        """The space as compiled chains see it."""
+        return moves.make_moves(self)
+
+    @functools.cached_property
+    def choices(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """By number of a choice, as in `moves`: its family and its degrees."""
+        return tuple(
+            (family, degrees)
+            for family, by_parts in enumerate(self.by_parts)
+            for of_size in by_parts.values()
+            for degrees in of_size
+        )
+
+    def choice(self, family: int, degrees: tuple[int, ...]) -> int:
+        """Number of the choice of these degrees."""
+        return self._choice_of[family, degrees]
+
+    @functools.cached_property
+    def _choice_of(self) -> dict[tuple[int, tuple[int, ...]], int]:
+        return {choice: number for number, choice in enumerate(self.choices)}
 
     def random_change(self, rng: np.random.Generator, strategy: Strategy) -> Change:
         """New configurations: for one operator, or for a few that hang together, alike.
 
-        Operators on the same weights always change together.
+        Operators on the same weights always change together. See the rules of `moves`.
         """
-        configs = strategy.configs
-        family = self.family_of[int(rng.random() * len(self.family_of))]
-        pairs = self._neighbours[family]
-        config = None
-        if self.places and pairs and rng.random() < COPY_SHARE:
-            pairs = [pair for pair in pairs if configs[pair[0]].devices != configs[pair[1]].devices]
-            if pairs:
-                member, neighbour = pairs[int(rng.random() * len(pairs))]
-                config = self.follow(rng, member, neighbour, configs[neighbour])
-        if config is None:
-            config = self.random_config(rng, family)
-        change = dict.fromkeys(self.families[family], config)
-        if rng.random() < SPREAD_SHARE:
-            self._spread(rng, family, config, change)
-        return change
-
-    def _spread(
-        self, rng: np.random.Generator, family: int, config: ParallelConfig, change: Change
-    ) -> None:
-        """Makes neighbours, and theirs, as `family` now is, where they allow its degrees."""
-        wanted = int(rng.geometric(1 / SPREAD_MEAN))
-        reached = [(family, config)]
-        for here, like in reached:
-            if len(reached) > wanted:
-                return
-            pairs = self._neighbours[here]
-            first = int(rng.random() * len(pairs))
-            for member, neighbour in pairs[first:] + pairs[:first]:
-                if neighbour in change:
-                    continue
-                other = self.family_of[neighbour]
-                degrees = self.alike(neighbour, member, like.degrees)
-                if degrees in self._by_parts[other].get(like.num_parts, ()):
-                    alike = self._config(degrees, like.devices)
-                    change.update(dict.fromkeys(self.families[other], alike))
-                    reached.append((other, alike))
-                    if len(reached) > wanted:
-                        return
+        moves.stand_at(self.moves, self, strategy)
+        moves.refill(self.moves, rng)
+        moves.propose_one(self.moves)
+        return self._proposed()
 
     def random_config(self, rng: np.random.Generator, family: int) -> ParallelConfig:
         """A configuration for a family: a number of parts, then degrees, then devices."""
-        sizes = self._parts[family]
-        choices = self._by_parts[family][sizes[int(rng.random() * len(sizes))]]
-        degrees = choices[int(rng.random() * len(choices))]
-        if not self.places:
-            return self._config(degrees, tuple(range(math.prod(degrees))))
-        if rng.random() < ANYWHERE_SHARE:
-            devices = placement.draw_any(rng, math.prod(degrees), self.num_devices)
-        else:
-            devices = placement.draw(rng, degrees, self.num_devices)
-        return self._config(degrees, devices)
+        moves.refill(self.moves, rng)
+        moves.propose_config(self.moves, family)
+        return self._proposed()[self.families[family][0]]
 
-    def follow(
-        self, rng: np.random.Generator, member: int, neighbour: int, other: ParallelConfig
-    ) -> ParallelConfig:
-        """A configuration for operator `member` on the devices of `neighbour`.
+    def _proposed(self) -> Change:
+        of = self.moves
+        change: Change = {}
+        for family in of.changed[: of.scalar[moves.NUM_CHANGED]].tolist():
+            config = self.config_of(int(of.new_choice[family]), of.new_devices[family])
+            change.update(dict.fromkeys(self.families[family], config))
+        return change
 
-        It splits the same dimensions alike if it can, else it has as many parts in some other way,
-        else it lies on the first of the devices.
-        """
-        family = self.family_of[member]
-        by_parts = self._by_parts[family]
-        alike = self.alike(member, neighbour, other.degrees)
-        choices = by_parts.get(other.num_parts, ())
-        if alike in choices and rng.random() < 0.75:
-            return self._config(alike, other.devices)
-        if choices:
-            return self._config(choices[int(rng.random() * len(choices))], other.devices)
-        sizes = [size for size in self._parts[family] if size < other.num_parts]
-        choices = by_parts[sizes[int(rng.random() * len(sizes))]]
-        degrees = choices[int(rng.random() * len(choices))]
-        return self._config(degrees, other.devices[: math.prod(degrees)])
+    def config_of(self, choice: int, devices: np.ndarray) -> ParallelConfig:
+        """The configuration of a choice of `moves`, on the first of `devices` that it needs."""
+        _, degrees = self.choices[choice]
+        return self._config(degrees, tuple(devices[: math.prod(degrees)].tolist()))
 
-    def alike(self, member: int, neighbour: int, degrees: Sequence[int]) -> tuple[int, ...]:
-        """Degrees for `member` that split the dimensions it shares with `neighbour` as `degrees`.
-
-        Dimensions are the same if they have the same name.
-        """
-        by_name = {
-            dimension.name: degree
-            for dimension, degree in zip(self.dimensions[neighbour], degrees, strict=True)
-        }
-        return tuple(by_name.get(dimension.name, 1) for dimension in self.dimensions[member])
+    def strategy_of(self, choices: np.ndarray, devices: np.ndarray) -> Strategy:
+        """The strategy of a choice and devices for each family."""
+        configs = [self.config_of(*pair) for pair in zip(choices.tolist(), devices, strict=True)]
+        return Strategy(tuple(configs[family] for family in self.family_of))
 
     def whole(self) -> Strategy:
         """The strategy with every operator whole on the first device."""
@@ -205,11 +166,11 @@ class SearchSpace:
 
     def followers(self, family: int, strategy: Strategy) -> Iterator[ParallelConfig]:
         """Configurations of a family on the devices that it or a neighbour has in `strategy`."""
-        others = [self.families[family][0], *(other for _, other in self._neighbours[family])]
+        others = [self.families[family][0], *(other for _, other in self.neighbours[family])]
         for devices in dict.fromkeys(strategy.configs[other].devices for other in others):
-            for parts in self._parts[family]:
+            for parts in self.by_parts[family]:
                 if parts <= len(devices):
-                    for degrees in self._by_parts[family][parts]:
+                    for degrees in self.by_parts[family][parts]:
                         yield self._config(degrees, devices[:parts])
 
     def num_configs(self, family: int) -> int:

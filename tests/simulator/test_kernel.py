@@ -47,10 +47,13 @@ def test_a_circle_is_an_error(run):
 SMALL_RUN = """
 from tests.simulator.test_kernel import assert_agrees
 from tests.simulator.test_simulator import walk
+from tests.simulator.test_walk import assert_walks_as_defined
 for seed in range(200):
     assert_agrees(seed)
 for seed in range(12):
     walk(seed, num_changes=3)
+for seed in range(6):
+    assert_walks_as_defined(seed, num_steps=4)
 """
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from keras_soap.errors import SearchError
 from keras_soap.operators.rule import Dimension, DimensionKind
-from keras_soap.strategy import placement
+from keras_soap.strategy import moves, placement
 from keras_soap.strategy.search_space import SearchSpace, all_degrees
 from keras_soap.strategy.strategy import check_strategy
 from keras_soap.tasks.lowering import Lowering
@@ -98,15 +98,44 @@ def test_unknown_letters_are_refused():
         space_of(toys.chain(), 4, "SX")
 
 
-def test_a_neighbour_is_followed_to_its_devices():
-    space = space_of(toys.chain(), 4)
+def test_a_change_often_takes_over_the_devices_of_a_neighbour():
+    space = space_of(toys.chain(), 16)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
-    for neighbour in (0, 2):
-        other = strategy.configs[neighbour]
-        for _ in range(50):
-            config = space.follow(rng, 1, neighbour, other)
-            assert config.devices == other.devices[: config.num_parts]
+    followed = 0
+    for _ in range(500):
+        change = space.random_change(rng, strategy)
+        first = next(iter(change))
+        neighbours = {other for _, other in space.neighbours[space.family_of[first]]}
+        devices = change[first].devices
+        followed += any(
+            strategy.configs[other].devices[: len(devices)] == devices != (0,)
+            for other in neighbours
+        )
+    assert followed > 0.8 * moves.COPY_SHARE * 500
+
+
+@pytest.mark.parametrize("num_devices", [3, 4, 16])
+def test_choices_are_numbered_by_family_and_parts(num_devices):
+    space = space_of(toys.diamond(), num_devices)
+    assert len(set(space.choices)) == len(space.choices)
+    for number, (family, degrees) in enumerate(space.choices):
+        assert space.choice(family, degrees) == number
+        first, last = space.moves.size_start[family : family + 2]
+        sizes = space.moves.sizes[first:last]
+        (row,) = sizes[(sizes[:, 1] <= number) & (number < sizes[:, 2])]
+        assert row[0] == math.prod(degrees)
+        assert tuple(space.moves.choices[number, : len(degrees)]) == degrees
+
+
+def test_a_change_needs_no_more_random_numbers_than_are_asked_for():
+    space = space_of(toys.diamond(), 16)
+    rng = np.random.default_rng(0)
+    strategy = space.random_strategy(rng)
+    enough = len(space.families) + space.num_devices + 32
+    for _ in range(2000):
+        space.random_change(rng, strategy)
+        assert space.moves.scalar[moves.USED] < enough
 
 
 @pytest.mark.parametrize("num_devices", [1, 3, 4, 6, 12, 16])
@@ -127,10 +156,11 @@ def test_orders_put_a_dimension_within_or_across_nodes():
     assert placement.orders((4, 1)) == ((0, 1, 2, 3),)
 
 
-def test_draws_are_among_the_structured_placements():
+def test_random_placements_are_structured_or_anywhere():
+    space = space_of(toys.chain((8, 8), 8), 8)
     rng = np.random.default_rng(0)
-    for degrees in ((1,), (2, 2), (4, 1), (3,), (2, 4)):
-        expected = set(placement.structured(degrees, 8))
-        drawn = {placement.draw(rng, degrees, 8) for _ in range(1000)}
-        assert drawn == expected
-        assert all(len(devices) == math.prod(degrees) for devices in drawn)
+    drawn = [space.random_config(rng, 1) for _ in range(20_000)]
+    structured = set(space.configs(1))
+    assert structured <= set(drawn)
+    elsewhere = sum(config not in structured for config in drawn) / len(drawn)
+    assert 0.5 * moves.ANYWHERE_SHARE < elsewhere <= 1.1 * moves.ANYWHERE_SHARE

@@ -2,7 +2,7 @@
 
 1. numba keeps compiled code as long as the file of a function does not change; it does not notice
    a change of a function that was compiled into it from another file. So compiled code is thrown
-   away when any file of this package has changed.
+   away when any file of `strategy/` or `simulator/` has changed.
 2. Functions that Python does not call borrow their arrays: they make no arrays, so there are no
    references to count, which would cost more than the work.
 """
@@ -16,17 +16,19 @@ import numba
 
 
 def _forget_other_sources() -> None:
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
-        digest.update(file.read_bytes())
-    stamp = folder / "__pycache__" / "kernel.sha256"
+    folders = [Path(__file__).with_name(name) for name in ("strategy", "simulator")]
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for folder in folders:
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.read_bytes())
+    stamp = folders[-1] / "__pycache__" / "kernel.sha256"
     # Where files cannot be written nobody edits them.
     with contextlib.suppress(OSError):
         if not stamp.exists() or stamp.read_text() != digest.hexdigest():
             stamp.parent.mkdir(exist_ok=True)
-            for index in stamp.parent.glob("*.nbi"):
-                index.unlink(missing_ok=True)
+            for folder in folders:
+                for index in (folder / "__pycache__").glob("*.nbi"):
+                    index.unlink(missing_ok=True)
             stamp.write_text(digest.hexdigest())
 
 
