@@ -30,6 +30,7 @@ from keras_soap.simulator.layout import (
     CONFIG_ROW,
     CONFIG_STAGES,
     CONFIG_WIDTH,
+    CONSUMER_LIST,
     EDGE_BLOCK_B,
     EDGE_BLOCK_F,
     EDGE_BYTES,
@@ -43,6 +44,8 @@ from keras_soap.simulator.layout import (
     NEVER,
     NEW_MOVED_BYTES,
     NEW_NUM_ROWS,
+    LINKS_BITS,
+    LINKS_MASK,
     NUM_PAIRS,
     OP_BACKWARD,
     OP_BLOCK_B,
@@ -55,7 +58,8 @@ from keras_soap.simulator.layout import (
     OP_SHARERS_END,
     P_BYTES,
     P_PARTS,
-    P_ROUTE,
+    P_LINKS,
+    P_LINKS_B,
     P_TIME,
     P_TIME_B,
     PAIR_BYTES,
@@ -326,7 +330,7 @@ def build_edge(machine, model, tables, state, e):
         return False
     at[PAIRS] = row
     at[NUM_PAIRS] = total
-    size = readers + 1 + parts + 1 + total
+    size = readers + 1 + parts + 1 + 2 * total
     by_consumer = take(state, INT_ROWS, size)
     if by_consumer < 0:
         return False
@@ -335,6 +339,7 @@ def build_edge(machine, model, tables, state, e):
     by_producer = by_consumer + readers + 1
     at[BY_PRODUCER] = by_producer
     at[PAIR_LIST] = by_producer + parts + 1
+    at[CONSUMER_LIST] = at[PAIR_LIST] + total
     for p in range(parts + 1):
         ints[by_producer + p] = 0
     pair, task_bytes = state.pair, edge[EDGE_BYTES]
@@ -373,7 +378,6 @@ def build_edge(machine, model, tables, state, e):
                 num_bytes *= min(high[axis], (i + 1) * cell[axis]) - max(low[axis], i * cell[axis])
             source = int(ints[sources + p])
             pair[number, P_PARTS] = p << 32 | c
-            pair[number, P_ROUTE] = source << 32 | target
             ints[by_producer + p] += 1
             if source == target:
                 pair[number, P_TIME] = -1
@@ -387,6 +391,7 @@ def build_edge(machine, model, tables, state, e):
                     known_bytes, known_class = num_bytes, machine.route_class[route]
                     known_time = transfer_ns(machine, route, num_bytes)
                 pair[number, P_TIME] = known_time
+                pair[number, P_LINKS] = links_of(machine.route_offsets, route)
                 pair[number, P_BYTES] = num_bytes
                 moved += num_bytes
                 min_f = min(min_f, known_time)
@@ -397,6 +402,7 @@ def build_edge(machine, model, tables, state, e):
                         known_bytes_b, known_class_b = num_bytes, machine.route_class[route]
                         known_time_b = transfer_ns(machine, route, num_bytes)
                     pair[number, P_TIME_B] = known_time_b
+                    pair[number, P_LINKS_B] = links_of(machine.route_offsets, route)
                     moved += num_bytes
                     min_b = min(min_b, known_time_b)
             number += 1
@@ -425,8 +431,10 @@ def build_edge(machine, model, tables, state, e):
         begin += count
     listed = at[PAIR_LIST]
     for k in range(total):
-        p = pair[row + k, P_PARTS] >> 32
-        ints[listed + ints[by_producer + p]] = k
+        p, c = pair[row + k, P_PARTS] >> 32, pair[row + k, P_PARTS] & INDEX_MASK
+        together = pair[row + k, P_TIME] < 0
+        ints[at[CONSUMER_LIST] + k] = ~p if together else k
+        ints[listed + ints[by_producer + p]] = ~c if together else k
         ints[by_producer + p] += 1
     for p in range(parts, 0, -1):
         ints[by_producer + p] = ints[by_producer + p - 1]
@@ -436,6 +444,13 @@ def build_edge(machine, model, tables, state, e):
     state.scalar[NEW_MOVED_BYTES] += moved
     state.scalar[NEW_NUM_ROWS] += 2 * total
     return True
+
+
+@njit
+def links_of(route_offsets, route):
+    """The links of a route, as `P_LINKS` has them."""
+    first = route_offsets[route]
+    return first << LINKS_BITS | (route_offsets[route + 1] - first)
 
 
 @njit
@@ -468,21 +483,19 @@ def weigh_edge(machine, model, state, e, sign, remember):
     at = state.edge[e]
     pair, ints, load, memory = state.pair, state.ints, state.load[1], state.memory[1]
     gradient = model.edge[e, EDGE_GRADIENT]
+    targets = state.op[model.edge[e, EDGE_CONSUMER], AT_DEVICES]
     for k in range(at[PAIRS], at[PAIRS] + at[NUM_PAIRS]):
         if pair[k, P_TIME] < 0:
             continue
-        source, target = pair[k, P_ROUTE] >> 32, pair[k, P_ROUTE] & INDEX_MASK
-        route = source * machine.num_devices + target
-        time = sign * pair[k, P_TIME]
-        for link in range(machine.route_offsets[route], machine.route_offsets[route + 1]):
-            load[ints[link]] += time
+        first = pair[k, P_LINKS] >> LINKS_BITS
+        for link in range(first, first + (pair[k, P_LINKS] & LINKS_MASK)):
+            load[ints[link]] += sign * pair[k, P_TIME]
         if gradient:
-            route = target * machine.num_devices + source
-            time = sign * pair[k, P_TIME_B]
-            for link in range(machine.route_offsets[route], machine.route_offsets[route + 1]):
-                load[ints[link]] += time
+            first = pair[k, P_LINKS_B] >> LINKS_BITS
+            for link in range(first, first + (pair[k, P_LINKS_B] & LINKS_MASK)):
+                load[ints[link]] += sign * pair[k, P_TIME_B]
         if remember:
-            memory[target] += sign * pair[k, P_BYTES]
+            memory[ints[targets + (pair[k, P_PARTS] & INDEX_MASK)]] += sign * pair[k, P_BYTES]
     if remember:
         state.scalar[NEW_MOVED_BYTES] += sign * at[PAIR_BYTES]
         state.scalar[NEW_NUM_ROWS] += sign * 2 * at[NUM_PAIRS]

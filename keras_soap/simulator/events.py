@@ -29,6 +29,7 @@ from keras_soap.simulator.layout import (
     CONFIG_REDUCTIONS,
     CONFIG_STAGES,
     CONFIG_WIDTH,
+    CONSUMER_LIST,
     CUT,
     EDGE_BLOCK_B,
     EDGE_BLOCK_F,
@@ -42,6 +43,8 @@ from keras_soap.simulator.layout import (
     INDEX_BITS,
     INDEX_MASK,
     LATEST,
+    LINKS_BITS,
+    LINKS_MASK,
     LOG_CHUNK,
     LOG_CODE,
     LOG_END,
@@ -71,7 +74,8 @@ from keras_soap.simulator.layout import (
     P_PARTS,
     P_READY,
     P_READY_B,
-    P_ROUTE,
+    P_LINKS,
+    P_LINKS_B,
     P_TIME,
     P_TIME_B,
     PAIR_LIST,
@@ -137,17 +141,14 @@ def find_position(state, cut):
 
 
 @inline
-def _links(route_offsets, num_devices, ints, kind, resource, route):
+def _links(route_offsets, num_devices, ints, kind, resource, links):
     """Where in `ints` the links of a task stand: (first, end)."""
     if kind == REPORTS:
         at = resource * num_devices
         return route_offsets[at], route_offsets[at + 1]
-    if kind == TRANSFERS:
-        at = (route >> 32) * num_devices + (route & INDEX_MASK)
-        return route_offsets[at], route_offsets[at + 1]
-    if kind == GRADIENTS:
-        at = (route & INDEX_MASK) * num_devices + (route >> 32)
-        return route_offsets[at], route_offsets[at + 1]
+    if kind == TRANSFERS or kind == GRADIENTS:
+        first = links >> LINKS_BITS
+        return first, first + (links & LINKS_MASK)
     first = -resource
     return first, first + ints[first - 1]
 
@@ -167,11 +168,11 @@ def restore(machine, model, state, cut, position):
         code, end = log[at, LOG_CODE], log[at, LOG_END]
         of = code >> INDEX_BITS
         kind, row = block[of, 0], block_row[of] + (code & INDEX_MASK)
-        held, route, time = 0, 0, 0
+        held, links, time = 0, 0, 0
         if kind == TRANSFERS:
-            time, route, held = pair[row, P_TIME], pair[row, P_ROUTE], -1
+            time, links, held = pair[row, P_TIME], pair[row, P_LINKS], -1
         elif kind == GRADIENTS:
-            time, route, held = pair[row, P_TIME_B], pair[row, P_ROUTE], -1
+            time, links, held = pair[row, P_TIME_B], pair[row, P_LINKS_B], -1
         else:
             time, held = task[row, TIME], task[row, RESOURCE]
         if held >= 0 and kind != REPORTS:
@@ -179,7 +180,7 @@ def restore(machine, model, state, cut, position):
             resource[0, held] = end
         else:
             first, last = _links(
-                machine.route_offsets, machine.num_devices, ints, kind, held, route
+                machine.route_offsets, machine.num_devices, ints, kind, held, links
             )
             for k in range(first, last):
                 link = ints[k]
@@ -198,53 +199,57 @@ def restore(machine, model, state, cut, position):
     return size
 
 
-@inline
+@njit
 def push(heap, size, ready, code, known):
-    """Adds a task to the queue; gives its new size."""
+    """Adds a task to the queue; gives its new size.
+
+    The queue is a heap of (ready, code, known), in one row: so the width is known to the compiler.
+    """
     at = size
     while at > 0:
         above = (at - 1) >> 1
-        if heap[above, 0] < ready or (heap[above, 0] == ready and heap[above, 1] < code):
+        if heap[3 * above] < ready or (heap[3 * above] == ready and heap[3 * above + 1] < code):
             break
-        heap[at, 0] = heap[above, 0]
-        heap[at, 1] = heap[above, 1]
-        heap[at, 2] = heap[above, 2]
+        heap[3 * at] = heap[3 * above]
+        heap[3 * at + 1] = heap[3 * above + 1]
+        heap[3 * at + 2] = heap[3 * above + 2]
         at = above
-    heap[at, 0] = ready
-    heap[at, 1] = code
-    heap[at, 2] = known
+    heap[3 * at] = ready
+    heap[3 * at + 1] = code
+    heap[3 * at + 2] = known
     return size + 1
 
 
-@inline
+@njit
 def pop(heap, size):
-    """Takes the first task off the queue; gives its new size."""
+    """Takes the first task off the queue; gives its new size.
+
+    The gap goes down to a leaf, and the last task up from there: fewer branches than on the way
+    down, and none that the processor cannot foresee.
+    """
     size -= 1
-    ready, code, known = heap[size, 0], heap[size, 1], heap[size, 2]
-    at = 0
-    while True:
-        below = 2 * at + 1
-        if below >= size:
-            break
-        other = below + 1
-        if other < size and (
-            heap[other, 0] < heap[below, 0]
-            or (heap[other, 0] == heap[below, 0] and heap[other, 1] < heap[below, 1])
-        ):
-            below = other
-        if ready < heap[below, 0] or (ready == heap[below, 0] and code < heap[below, 1]):
-            break
-        heap[at, 0] = heap[below, 0]
-        heap[at, 1] = heap[below, 1]
-        heap[at, 2] = heap[below, 2]
+    at, below = 0, 1
+    while below + 1 < size:
+        left, right = 3 * below, 3 * below + 3
+        first = (heap[right] < heap[left]) | (
+            (heap[right] == heap[left]) & (heap[right + 1] < heap[left + 1])
+        )
+        below += int(first)
+        heap[3 * at] = heap[3 * below]
+        heap[3 * at + 1] = heap[3 * below + 1]
+        heap[3 * at + 2] = heap[3 * below + 2]
         at = below
-    heap[at, 0] = ready
-    heap[at, 1] = code
-    heap[at, 2] = known
+        below = 2 * at + 1
+    if below < size:
+        heap[3 * at] = heap[3 * below]
+        heap[3 * at + 1] = heap[3 * below + 1]
+        heap[3 * at + 2] = heap[3 * below + 2]
+        at = below
+    push(heap, at, heap[3 * size], heap[3 * size + 1], heap[3 * size + 2])
     return size
 
 
-@inline
+@njit
 def count_missing(
     cut,
     of,
@@ -278,7 +283,7 @@ def count_missing(
         config = op[n, AT_CONFIG]
         parts = configs[config, CONFIG_PARTS]
         width = configs[config, CONFIG_WIDTH]
-        if index % width >= parts:  # a combine
+        if width > parts and index % width >= parts:  # a combine
             stage = index // width
             if kind == BACKWARD:
                 combine = configs[config, CONFIG_STAGES] - 2 - stage
@@ -309,9 +314,11 @@ def count_missing(
                     block_row[before]
                     + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
                 )
-                for k in range(edge[e, PAIRS] + first, edge[e, PAIRS] + last):
-                    if pair[k, P_TIME] < 0:
-                        row = base + (pair[k, P_PARTS] >> 32)
+                for listed in range(edge[e, CONSUMER_LIST] + first, edge[e, CONSUMER_LIST] + last):
+                    told = ints[listed]
+                    k = edge[e, PAIRS] + told
+                    if told < 0:
+                        row = base + ~told
                         if task[row, READY] < cut:
                             latest = max(latest, task[row, END])
                             known = max(known, task[row, READY])
@@ -346,10 +353,11 @@ def count_missing(
                     block_row[before]
                     + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
                 )
-                for i_k in range(edge[e, PAIR_LIST] + first, edge[e, PAIR_LIST] + last):
-                    k = edge[e, PAIRS] + ints[i_k]
-                    if pair[k, P_TIME_B] < 0:
-                        row = base + (pair[k, P_PARTS] & INDEX_MASK)
+                for listed in range(edge[e, PAIR_LIST] + first, edge[e, PAIR_LIST] + last):
+                    told = ints[listed]
+                    k = edge[e, PAIRS] + told
+                    if told < 0:
+                        row = base + ~told
                         if task[row, READY] < cut:
                             latest = max(latest, task[row, END])
                             known = max(known, task[row, READY])
@@ -416,6 +424,89 @@ def count_missing(
                 else:
                     missing += 1
     return missing, latest, known
+
+
+@njit
+def _is_late(
+    cut, of, kind, n, op, block_changed, block_first, model_op, model_edge, out_edges, sharers
+):
+    """Whether no predecessor of any task of a block is before the cut."""
+    if not (block_changed[of] or block_first[of] >= cut):
+        return False
+    if kind == FORWARD:
+        for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
+            before = model_op[model_edge[e, EDGE_PRODUCER], OP_BLOCK_F]
+            if not (block_changed[before] or block_first[before] >= cut):
+                return False
+    elif kind == BACKWARD:
+        before = model_op[n, OP_BLOCK_F]
+        if not (block_changed[before] or block_first[before] >= cut):
+            return False
+        for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
+            e = out_edges[i]
+            before = model_op[model_edge[e, EDGE_CONSUMER], OP_BLOCK_B]
+            if model_edge[e, EDGE_GRADIENT] and not (
+                block_changed[before] or block_first[before] >= cut
+            ):
+                return False
+    elif kind == SYNC:
+        for i in range(model_op[n, OP_SHARERS], model_op[n, OP_SHARERS_END]):
+            before = model_op[sharers[i], OP_BLOCK_B]
+            if not (block_changed[before] or block_first[before] >= cut):
+                return False
+    else:
+        return False
+    return True
+
+
+@inline
+def _count_all(
+    kind,
+    n,
+    index,
+    op,
+    edge,
+    ints,
+    model_op,
+    model_edge,
+    out_edges,
+    configs,
+    reductions,
+    combines,
+    members,
+):
+    """Predecessors of a task, all of which are after the cut."""
+    config = op[n, AT_CONFIG]
+    parts, width = configs[config, CONFIG_PARTS], configs[config, CONFIG_WIDTH]
+    missing = 0
+    if kind == SYNC:
+        num_reductions = configs[config, CONFIG_REDUCTIONS]
+        num_sharers = model_op[n, OP_SHARERS_END] - model_op[n, OP_SHARERS]
+        if index < num_reductions:
+            reduction = configs[config, CONFIG_REDUCTION] + index
+            missing = reductions[reduction, RED_COUNT] * num_sharers
+        else:
+            by_part = configs[config, CONFIG_BY_PART] + index - num_reductions
+            missing = members[by_part + 1] - members[by_part] + num_sharers
+    elif width > parts and index % width >= parts:
+        combine = index // width
+        if kind == BACKWARD:
+            combine = configs[config, CONFIG_STAGES] - 2 - combine
+        combine += configs[config, CONFIG_COMBINE]
+        reduction = combines[combine, COMB_REDUCTION] + index % width - parts
+        missing = reductions[reduction, RED_COUNT]
+    elif kind == FORWARD:
+        for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
+            by_consumer = edge[e, BY_CONSUMER] + index
+            missing += ints[by_consumer + 1] - ints[by_consumer]
+    else:
+        missing = 1
+        for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
+            e = out_edges[i]
+            if model_edge[e, EDGE_GRADIENT]:
+                by_producer = edge[e, BY_PRODUCER] + index
+                missing += ints[by_producer + 1] - ints[by_producer]
+    return missing
 
 
 @njit
@@ -522,6 +613,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
         state.block_row,
         state.block_changed,
         state.block_first,
+        state.block_late,
         model.op,
         model.edge,
         model.out_edges,
@@ -561,6 +653,7 @@ def _simulate(
     block_row,
     block_changed,
     block_first,
+    block_late,
     model_op,
     model_edge,
     out_edges,
@@ -576,7 +669,7 @@ def _simulate(
     start_position = position
     next_save = (position // every + 1) * every
     while size:
-        ready, code, known = heap[0, 0], heap[0, 1], heap[0, 2]
+        ready, code, known = heap[0], heap[1], heap[2]
         size = pop(heap, size)
         of, index = code >> INDEX_BITS, code & INDEX_MASK
         kind, n = block[of, 0], block[of, 1]
@@ -585,14 +678,14 @@ def _simulate(
             _save(saves, save_which, position // every - 1, free, idle)
             next_save += every
         # Start it.
-        route = 0
+        links = 0
         after = 0
         if kind == TRANSFERS:
-            time, route, held = pair[row, P_TIME], pair[row, P_ROUTE], -1
+            time, links, held = pair[row, P_TIME], pair[row, P_LINKS], -1
             target = model_edge[n, EDGE_CONSUMER]
             after = op[target, AT_MIN_F] + tail[target, 0]
         elif kind == GRADIENTS:
-            time, route, held = pair[row, P_TIME_B], pair[row, P_ROUTE], -1
+            time, links, held = pair[row, P_TIME_B], pair[row, P_LINKS_B], -1
             target = model_edge[n, EDGE_PRODUCER]
             after = op[target, AT_MIN_B] + tail[target, 1]
         else:
@@ -609,7 +702,7 @@ def _simulate(
             end = start + time
             free[held] = end
         else:
-            first, last = _links(route_offsets, num_devices, ints, kind, held, route)
+            first, last = _links(route_offsets, num_devices, ints, kind, held, links)
             start = ready
             for k in range(first, last):
                 start = max(start, free[ints[k]])
@@ -672,16 +765,14 @@ def _simulate(
                     e = out_edges[i]
                     first = ints[edge[e, BY_PRODUCER] + part] + edge[e, PAIR_LIST]
                     last = ints[edge[e, BY_PRODUCER] + part + 1] + edge[e, PAIR_LIST]
-                    pairs = edge[e, PAIRS]
                     transfers = model_edge[e, EDGE_BLOCK_F] << INDEX_BITS
                     consumers = model_op[model_edge[e, EDGE_CONSUMER], OP_BLOCK_F] << INDEX_BITS
                     for k in range(first, last):
-                        if pair[pairs + ints[k], P_TIME] >= 0:
-                            size = push(heap, size, end, transfers + ints[k], ready)
+                        told = ints[k]
+                        if told >= 0:
+                            size = push(heap, size, end, transfers + told, ready)
                         else:
-                            arrivals[num_arrivals] = consumers + (
-                                pair[pairs + ints[k], P_PARTS] & INDEX_MASK
-                            )
+                            arrivals[num_arrivals] = consumers + ~told
                             num_arrivals += 1
                 if model_op[n, OP_REPORT_BYTES]:
                     reports = model_op[n, OP_BLOCK_R]
@@ -697,16 +788,16 @@ def _simulate(
                 for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
                     if not model_edge[e, EDGE_GRADIENT]:
                         continue
-                    first = ints[edge[e, BY_CONSUMER] + part]
-                    last = ints[edge[e, BY_CONSUMER] + part + 1]
-                    pairs = edge[e, PAIRS]
+                    first = ints[edge[e, BY_CONSUMER] + part] + edge[e, CONSUMER_LIST]
+                    last = ints[edge[e, BY_CONSUMER] + part + 1] + edge[e, CONSUMER_LIST]
                     transfers = model_edge[e, EDGE_BLOCK_B] << INDEX_BITS
                     producers = model_op[model_edge[e, EDGE_PRODUCER], OP_BLOCK_B] << INDEX_BITS
                     for k in range(first, last):
-                        if pair[pairs + k, P_TIME_B] >= 0:
-                            size = push(heap, size, end, transfers + k, ready)
+                        told = ints[k]
+                        if told >= 0:
+                            size = push(heap, size, end, transfers + told, ready)
                         else:
-                            arrivals[num_arrivals] = producers + (pair[pairs + k, P_PARTS] >> 32)
+                            arrivals[num_arrivals] = producers + ~told
                             num_arrivals += 1
                 owner = model_op[n, OP_FIRST]
                 sync = model_op[owner, OP_BLOCK_S]
@@ -740,28 +831,62 @@ def _simulate(
             row = block_row[target_of] + target_index
             if task[row, STAMP] != epoch:
                 task[row, STAMP] = epoch
-                missing, latest, _ = count_missing(
-                    cut,
-                    target_of,
-                    target_index,
-                    op,
-                    edge,
-                    task,
-                    pair,
-                    ints,
-                    block,
-                    block_row,
-                    block_changed,
-                    block_first,
-                    model_op,
-                    model_edge,
-                    out_edges,
-                    sharers,
-                    configs,
-                    reductions,
-                    combines,
-                    members,
-                )
+                target_kind, target_n = block[target_of, 0], block[target_of, 1]
+                if block_late[target_of] >> 1 != epoch:
+                    is_late = _is_late(
+                        cut,
+                        target_of,
+                        target_kind,
+                        target_n,
+                        op,
+                        block_changed,
+                        block_first,
+                        model_op,
+                        model_edge,
+                        out_edges,
+                        sharers,
+                    )
+                    block_late[target_of] = epoch << 1 | is_late
+                latest = 0
+                if block_late[target_of] & 1:
+                    missing = _count_all(
+                        target_kind,
+                        target_n,
+                        target_index,
+                        op,
+                        edge,
+                        ints,
+                        model_op,
+                        model_edge,
+                        out_edges,
+                        configs,
+                        reductions,
+                        combines,
+                        members,
+                    )
+                else:
+                    missing, latest, _ = count_missing(
+                        cut,
+                        target_of,
+                        target_index,
+                        op,
+                        edge,
+                        task,
+                        pair,
+                        ints,
+                        block,
+                        block_row,
+                        block_changed,
+                        block_first,
+                        model_op,
+                        model_edge,
+                        out_edges,
+                        sharers,
+                        configs,
+                        reductions,
+                        combines,
+                        members,
+                    )
                 task[row, MISSING] = missing
                 task[row, LATEST] = latest
             task[row, MISSING] -= 1

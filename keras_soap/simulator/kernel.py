@@ -109,7 +109,7 @@ def simulate(
     for task in successors:
         missing[task] += 1
     free = np.zeros(num_resources, np.int64)
-    heap = np.empty((num_tasks + 1, 3), np.int64)
+    heap = np.empty(3 * (num_tasks + 1), np.int64)
     size = 0
     for task in range(num_tasks):
         ready[task] = 0
@@ -117,7 +117,7 @@ def simulate(
             size = events.push(heap, size, 0, task, 0)
     num_done = 0
     while size:
-        task = heap[0, 1]
+        task = heap[1]
         size = events.pop(heap, size)
         begin = ready[task]
         for k in range(resource_offsets[task], resource_offsets[task + 1]):
@@ -218,7 +218,9 @@ def _replace(machine, model, tables, state):
         if not build_edge(machine, model, tables, state, state.changed_edges[i]):
             return False
         weigh_edge(machine, model, state, state.changed_edges[i], 1, False)
-    if scalar[NEW_NUM_ROWS] + 2 > len(state.heap) or scalar[NEW_NUM_ROWS] + 2 > len(state.log):
+    if 3 * (scalar[NEW_NUM_ROWS] + 2) > len(state.heap) or scalar[NEW_NUM_ROWS] + 2 > len(
+        state.log
+    ):
         scalar[NEED] = NEED_LOG
         return False
     return True

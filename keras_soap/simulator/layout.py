@@ -109,8 +109,8 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
 ) = range(9)
 
 # State.edge[edge]: pairs: first row and number (-1: none yet); in `ints`: where each consumer
-# part's pairs begin, where each producer part's begin in the list by producer, and that list; how
-# many ints there are; bytes moved; shortest transfer each way (0 if none is needed); whether each
+# part's pairs begin, where each producer part's begin in the list by producer, that list, and the
+# list by consumer; how many ints there are; bytes moved; shortest transfer each way (0 if none is needed); whether each
 # part of the producer, of the consumer, has a pair.
 (
     PAIRS,
@@ -118,6 +118,7 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
     BY_CONSUMER,
     BY_PRODUCER,
     PAIR_LIST,
+    CONSUMER_LIST,
     PAIR_INTS,
     PAIR_BYTES,
     PAIR_MIN_F,
@@ -125,18 +126,37 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
     PAIR_PRODUCERS,
     PAIR_CONSUMERS,
     NUM_PAIR_AT,
-) = range(12)
+) = range(13)
+# The lists hold what a part tells: number of a pair to be transferred, or ~(the other part) if that
+# is on the same device.
 
 # State.task[row]: run time (-1: no task); device (of a report: its source), or -1 - offset of a
 # list of links in `ints`, its length first; when ready; when it ended; predecessors still running;
 # latest of their ends; simulation that set those.
-TIME, RESOURCE, READY, END, MISSING, LATEST, STAMP, NUM_TASK = range(8)
+TIME, RESOURCE, READY, END, MISSING, LATEST, STAMP = range(7)
+NUM_TASK = 8
+"""One more than needed: a cache line."""
 
-# State.pair[row]: parts, as producer << 32 | consumer; route, as source << 32 | destination;
-# bytes; times each way (-1: on one device); when each was ready and when it ended.
-P_PARTS, P_ROUTE, P_BYTES, P_TIME, P_TIME_B, P_READY, P_END, P_READY_B, P_END_B, NUM_PAIR = range(
-    10
-)
+# State.pair[row]: parts, as producer << 32 | consumer; each way its time (-1: on one device) and its
+# links in `ints`, as first << 8 | how many; bytes. Then each way when it was ready and when it
+# ended. Rows are padded so that what is read for each task is one cache line.
+(
+    P_PARTS,
+    P_TIME,
+    P_LINKS,
+    P_TIME_B,
+    P_LINKS_B,
+    P_BYTES,
+    _,
+    _,
+    P_READY,
+    P_END,
+    P_READY_B,
+    P_END_B,
+) = range(12)
+NUM_PAIR = 16
+LINKS_BITS = 8
+LINKS_MASK = (1 << LINKS_BITS) - 1
 
 # State.log[position]: tasks in the order they were started: code, ready, end, and when the last of
 # its predecessors to be started was ready (-1: it has none).
@@ -228,6 +248,7 @@ class State(NamedTuple):
     block_row: np.ndarray  # (blocks,) first row in `task` or `pair`
     block_first: np.ndarray  # (blocks,) earliest ready time, or earlier
     block_changed: np.ndarray  # (blocks,) 1 during a proposal that rebuilds it
+    block_late: np.ndarray  # (blocks,) 2 * epoch + 1 if all its predecessors are after the cut
     tail: np.ndarray  # (N, 2) least time from the end of a forward, a backward task to the end
     changed: np.ndarray  # (N,) operators of the proposal
     changed_edges: np.ndarray  # (E,)
@@ -241,7 +262,7 @@ class State(NamedTuple):
     load: np.ndarray  # (2, resources): busy time; accepted and proposed
     memory: np.ndarray  # (2, D): bytes; accepted and proposed
     resource: np.ndarray  # (2, resources): when free; time idle until then
-    heap: np.ndarray  # (entries, 3): ready, code, LOG_KNOWN
+    heap: np.ndarray  # (3 * entries,): ready, code, LOG_KNOWN of each
     log: np.ndarray
     new_log: np.ndarray
     log_first: np.ndarray

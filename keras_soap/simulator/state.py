@@ -28,6 +28,8 @@ from keras_soap.simulator.layout import (
     State,
 )
 
+_LINE_BYTES = 64
+
 _GROWS = {
     NEED_TASKS: ("task",),
     NEED_PAIRS: ("pair",),
@@ -53,7 +55,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
     op[:, AT_CONFIG] = -1
     edge = np.zeros((num_edges, NUM_PAIR_AT), np.int64)
     edge[:, NUM_PAIRS] = -1
-    task = np.zeros((1 << 12, NUM_TASK), np.int64)
+    task = _rows(1 << 12, NUM_TASK)
     block_row = np.zeros(num_blocks, np.int64)
     load = np.zeros((2, resources), np.int64)
     report, report_ns = model.report.tolist()
@@ -69,6 +71,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         block_row=block_row,
         block_first=np.full(num_blocks, NEVER, np.int64),
         block_changed=np.zeros(num_blocks, np.int8),
+        block_late=np.zeros(num_blocks, np.int64),
         tail=np.zeros((num_operators, 2), np.int64),
         changed=np.zeros(num_operators, np.int64),
         changed_edges=np.zeros(num_edges, np.int64),
@@ -76,13 +79,13 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         saved_op=op.copy(),
         saved_edge=edge.copy(),
         task=task,
-        pair=np.zeros((1 << 12, NUM_PAIR), np.int64),
+        pair=_rows(1 << 12, NUM_PAIR),
         ints=ints,
         arena=arena,
         load=load,
         memory=np.zeros((2, devices), np.int64),
         resource=np.zeros((2, resources), np.int64),
-        heap=np.zeros((1 << 12, 3), np.int64),
+        heap=np.zeros(3 << 12, np.int64),
         log=np.zeros((1 << 12, NUM_LOG), np.int64),
         new_log=np.zeros((1 << 12, NUM_LOG), np.int64),
         log_first=np.zeros(1 << 12, np.int64),
@@ -108,6 +111,15 @@ def _longer(array: np.ndarray) -> np.ndarray:
     axis = 1 if array.shape[0] == 3 else 0
     shape = list(array.shape)
     shape[axis] *= 2
-    longer = np.zeros(shape, array.dtype)
+    longer = (
+        _rows(*shape) if shape[1:] in ([NUM_TASK], [NUM_PAIR]) else np.zeros(shape, array.dtype)
+    )
     longer[tuple(slice(0, size) for size in array.shape)] = array
     return longer
+
+
+def _rows(count: int, width: int) -> np.ndarray:
+    """int64 zeros that begin with a cache line."""
+    room = np.zeros(count * width + _LINE_BYTES // 8, np.int64)
+    skip = -room.ctypes.data % _LINE_BYTES // 8
+    return room[skip : skip + count * width].reshape(count, width)

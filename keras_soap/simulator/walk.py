@@ -54,6 +54,11 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
             patience = -math.log(1.0 - of_moves.draw(moves)) / beta_per_ns
             scalar[PATIENCE_NS] = int(min(patience, 2.0**61))
             of_moves.propose(moves)
+            if of_moves.changes_nothing(moves):
+                scalar[PATIENCE_NS] = -1
+                scalar[NUM_ACCEPTED] += 1
+                made += 1
+                continue
         _want(moves, state, numbers, first_number)
         done = build_change(machine, model, tables, state)
         if done != DONE:

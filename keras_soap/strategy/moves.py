@@ -379,6 +379,20 @@ def propose(moves):
 
 
 @njit
+def changes_nothing(moves):
+    """Whether the proposal is where the chain stands."""
+    for i in range(moves.scalar[NUM_CHANGED]):
+        family = moves.changed[i]
+        choice = moves.new_choice[family]
+        if choice != moves.choice[family]:
+            return False
+        for part in range(_num_parts(moves, choice)):
+            if moves.new_devices[family, part] != moves.devices[family, part]:
+                return False
+    return True
+
+
+@njit
 def move(moves):
     """Makes the proposal where the chain stands."""
     for i in range(moves.scalar[NUM_CHANGED]):
