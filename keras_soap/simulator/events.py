@@ -54,8 +54,18 @@ from keras_soap.simulator.layout import (
     MISSING,
     NEVER,
     NEW_LOG_USED,
+    NUM_AT,
     NUM_CHANGED,
+    NUM_COMBINE,
+    NUM_CONFIG,
+    NUM_EDGE,
+    NUM_LOG,
+    NUM_OP,
+    NUM_PAIR,
+    NUM_PAIR_AT,
     NUM_PAIRS,
+    NUM_REDUCTION,
+    NUM_TASK,
     OP_BACKWARD,
     OP_BLOCK_B,
     OP_BLOCK_F,
@@ -71,11 +81,11 @@ from keras_soap.simulator.layout import (
     OP_SHARERS_END,
     P_END,
     P_END_B,
+    P_LINKS,
+    P_LINKS_B,
     P_PARTS,
     P_READY,
     P_READY_B,
-    P_LINKS,
-    P_LINKS_B,
     P_TIME,
     P_TIME_B,
     PAIR_LIST,
@@ -476,35 +486,38 @@ def _count_all(
     members,
 ):
     """Predecessors of a task, all of which are after the cut."""
-    config = op[n, AT_CONFIG]
-    parts, width = configs[config, CONFIG_PARTS], configs[config, CONFIG_WIDTH]
+    config = op[n * NUM_AT + AT_CONFIG]
+    parts, width = (
+        configs[config * NUM_CONFIG + CONFIG_PARTS],
+        configs[config * NUM_CONFIG + CONFIG_WIDTH],
+    )
     missing = 0
     if kind == SYNC:
-        num_reductions = configs[config, CONFIG_REDUCTIONS]
-        num_sharers = model_op[n, OP_SHARERS_END] - model_op[n, OP_SHARERS]
+        num_reductions = configs[config * NUM_CONFIG + CONFIG_REDUCTIONS]
+        num_sharers = model_op[n * NUM_OP + OP_SHARERS_END] - model_op[n * NUM_OP + OP_SHARERS]
         if index < num_reductions:
-            reduction = configs[config, CONFIG_REDUCTION] + index
-            missing = reductions[reduction, RED_COUNT] * num_sharers
+            reduction = configs[config * NUM_CONFIG + CONFIG_REDUCTION] + index
+            missing = reductions[reduction * NUM_REDUCTION + RED_COUNT] * num_sharers
         else:
-            by_part = configs[config, CONFIG_BY_PART] + index - num_reductions
+            by_part = configs[config * NUM_CONFIG + CONFIG_BY_PART] + index - num_reductions
             missing = members[by_part + 1] - members[by_part] + num_sharers
     elif width > parts and index % width >= parts:
         combine = index // width
         if kind == BACKWARD:
-            combine = configs[config, CONFIG_STAGES] - 2 - combine
-        combine += configs[config, CONFIG_COMBINE]
-        reduction = combines[combine, COMB_REDUCTION] + index % width - parts
-        missing = reductions[reduction, RED_COUNT]
+            combine = configs[config * NUM_CONFIG + CONFIG_STAGES] - 2 - combine
+        combine += configs[config * NUM_CONFIG + CONFIG_COMBINE]
+        reduction = combines[combine * NUM_COMBINE + COMB_REDUCTION] + index % width - parts
+        missing = reductions[reduction * NUM_REDUCTION + RED_COUNT]
     elif kind == FORWARD:
-        for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
-            by_consumer = edge[e, BY_CONSUMER] + index
+        for e in range(model_op[n * NUM_OP + OP_IN], model_op[n * NUM_OP + OP_IN_END]):
+            by_consumer = edge[e * NUM_PAIR_AT + BY_CONSUMER] + index
             missing += ints[by_consumer + 1] - ints[by_consumer]
     else:
         missing = 1
-        for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
+        for i in range(model_op[n * NUM_OP + OP_OUT], model_op[n * NUM_OP + OP_OUT_END]):
             e = out_edges[i]
-            if model_edge[e, EDGE_GRADIENT]:
-                by_producer = edge[e, BY_PRODUCER] + index
+            if model_edge[e * NUM_EDGE + EDGE_GRADIENT]:
+                by_producer = edge[e * NUM_PAIR_AT + BY_PRODUCER] + index
                 missing += ints[by_producer + 1] - ints[by_producer]
     return missing
 
@@ -596,7 +609,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
         machine.route_offsets,
         state.scalar,
         state.heap,
-        state.new_log,
+        state.new_log.reshape(-1),
         state.tail,
         state.resource[0],
         state.resource[1],
@@ -604,24 +617,34 @@ def simulate(machine, model, tables, state, cut, size, limit):
         state.scratch[0],
         state.saves,
         state.save_which,
-        state.op,
-        state.edge,
-        state.task,
-        state.pair,
+        state.op.reshape(-1),
+        state.edge.reshape(-1),
+        state.task.reshape(-1),
+        state.pair.reshape(-1),
         state.ints,
-        model.block,
+        model.block.reshape(-1),
         state.block_row,
         state.block_changed,
         state.block_first,
         state.block_late,
-        model.op,
-        model.edge,
+        model.op.reshape(-1),
+        model.edge.reshape(-1),
         model.out_edges,
         model.sharers,
+        tables.config.reshape(-1),
+        tables.reduction.reshape(-1),
+        tables.combine.reshape(-1),
+        tables.members,
+        state.op,
+        state.edge,
+        state.task,
+        state.pair,
+        model.block,
+        model.op,
+        model.edge,
         tables.config,
         tables.reduction,
         tables.combine,
-        tables.members,
     )
 
 
@@ -662,8 +685,22 @@ def _simulate(
     reductions,
     combines,
     members,
+    op_rows,
+    edge_rows,
+    task_rows,
+    pair_rows,
+    block_rows,
+    model_op_rows,
+    model_edge_rows,
+    configs_rows,
+    reductions_rows,
+    combines_rows,
 ):
-    """`simulate` on plain arrays: taking them out of tuples in the loop would count references."""
+    """`simulate` on plain arrays: taking them out of tuples in the loop would count references.
+
+    Most are in one row, so that the compiler knows how far apart their entries are; those called
+    `*_rows` are the same as they are in `State`, `Model` and `Tables`.
+    """
     epoch = scalar[EPOCH]
     position = scalar[CUT]
     start_position = position
@@ -672,7 +709,7 @@ def _simulate(
         ready, code, known = heap[0], heap[1], heap[2]
         size = pop(heap, size)
         of, index = code >> INDEX_BITS, code & INDEX_MASK
-        kind, n = block[of, 0], block[of, 1]
+        kind, n = block[2 * of], block[2 * of + 1]
         row = block_row[of] + index
         if position == next_save:
             _save(saves, save_which, position // every - 1, free, idle)
@@ -681,15 +718,20 @@ def _simulate(
         links = 0
         after = 0
         if kind == TRANSFERS:
-            time, links, held = pair[row, P_TIME], pair[row, P_LINKS], -1
-            target = model_edge[n, EDGE_CONSUMER]
-            after = op[target, AT_MIN_F] + tail[target, 0]
+            time, held = pair[row * NUM_PAIR + P_TIME], -1
+            links = pair[row * NUM_PAIR + P_LINKS]
+            target = model_edge[n * NUM_EDGE + EDGE_CONSUMER]
+            after = op[target * NUM_AT + AT_MIN_F] + tail[target, 0]
         elif kind == GRADIENTS:
-            time, links, held = pair[row, P_TIME_B], pair[row, P_LINKS_B], -1
-            target = model_edge[n, EDGE_PRODUCER]
-            after = op[target, AT_MIN_B] + tail[target, 1]
+            time, links, held = (
+                pair[row * NUM_PAIR + P_TIME_B],
+                pair[row * NUM_PAIR + P_LINKS_B],
+                -1,
+            )
+            target = model_edge[n * NUM_EDGE + EDGE_PRODUCER]
+            after = op[target * NUM_AT + AT_MIN_B] + tail[target, 1]
         else:
-            time, held = task[row, TIME], task[row, RESOURCE]
+            time, held = task[row * NUM_TASK + TIME], task[row * NUM_TASK + RESOURCE]
             if kind == FORWARD:
                 after = tail[n, 0]
             elif kind == BACKWARD:
@@ -716,57 +758,74 @@ def _simulate(
             scalar[TASKS_SIMULATED] += position - start_position + 1
             return False
         entry = position - start_position
-        log[entry, LOG_CODE] = code
-        log[entry, LOG_READY] = ready
-        log[entry, LOG_END] = end
-        log[entry, LOG_KNOWN] = known
+        log[entry * NUM_LOG + LOG_CODE] = code
+        log[entry * NUM_LOG + LOG_READY] = ready
+        log[entry * NUM_LOG + LOG_END] = end
+        log[entry * NUM_LOG + LOG_KNOWN] = known
         position += 1
         # Tell its successors: those that wait for it alone are queued, the others listed.
         num_arrivals = 0
         if kind == TRANSFERS:
-            arrivals[0] = model_op[model_edge[n, EDGE_CONSUMER], OP_BLOCK_F] << INDEX_BITS | (
-                pair[row, P_PARTS] & INDEX_MASK
-            )
+            arrivals[0] = model_op[
+                (model_edge[n * NUM_EDGE + EDGE_CONSUMER]) * NUM_OP + OP_BLOCK_F
+            ] << INDEX_BITS | (pair[row * NUM_PAIR + P_PARTS] & INDEX_MASK)
             num_arrivals = 1
         elif kind == GRADIENTS:
-            arrivals[0] = model_op[model_edge[n, EDGE_PRODUCER], OP_BLOCK_B] << INDEX_BITS | (
-                pair[row, P_PARTS] >> 32
-            )
+            arrivals[0] = model_op[
+                (model_edge[n * NUM_EDGE + EDGE_PRODUCER]) * NUM_OP + OP_BLOCK_B
+            ] << INDEX_BITS | (pair[row * NUM_PAIR + P_PARTS] >> 32)
             num_arrivals = 1
         elif kind == FORWARD or kind == BACKWARD:
-            config = op[n, AT_CONFIG]
-            stages, width = configs[config, CONFIG_STAGES], configs[config, CONFIG_WIDTH]
+            config = op[n * NUM_AT + AT_CONFIG]
+            stages, width = (
+                configs[config * NUM_CONFIG + CONFIG_STAGES],
+                configs[config * NUM_CONFIG + CONFIG_WIDTH],
+            )
             stage = 0
             part = index
             if stages > 1:
                 stage = index // width
                 part = index % width
             if stage < stages - 1:
-                combine = configs[config, CONFIG_COMBINE]
+                combine = configs[config * NUM_CONFIG + CONFIG_COMBINE]
                 combine += stages - 2 - stage if kind == BACKWARD else stage
-                first_reduction = combines[combine, COMB_REDUCTION]
+                first_reduction = combines[combine * NUM_COMBINE + COMB_REDUCTION]
                 next_stage = of << INDEX_BITS | (stage + 1) * width
-                parts = configs[config, CONFIG_PARTS]
+                parts = configs[config * NUM_CONFIG + CONFIG_PARTS]
                 if part >= parts:
-                    first = reductions[first_reduction + part - parts, RED_MEMBERS]
-                    count = reductions[first_reduction + part - parts, RED_COUNT]
+                    first = reductions[
+                        (first_reduction + part - parts) * NUM_REDUCTION + RED_MEMBERS
+                    ]
+                    count = reductions[(first_reduction + part - parts) * NUM_REDUCTION + RED_COUNT]
                     for m in range(first, first + count):
                         size = push(heap, size, end, next_stage + members[m], ready)
                 else:
-                    group = members[combines[combine, COMB_GROUPS] + part]
-                    alone = kind == BACKWARD and not combines[combine, COMB_SUMS]
-                    if alone or reductions[first_reduction + group, RED_COUNT] == 1:
+                    group = members[combines[combine * NUM_COMBINE + COMB_GROUPS] + part]
+                    alone = kind == BACKWARD and not combines[combine * NUM_COMBINE + COMB_SUMS]
+                    if (
+                        alone
+                        or reductions[(first_reduction + group) * NUM_REDUCTION + RED_COUNT] == 1
+                    ):
                         size = push(heap, size, end, next_stage + part, ready)
                     else:
                         arrivals[0] = of << INDEX_BITS | (stage * width + parts + group)
                         num_arrivals = 1
             elif kind == FORWARD:
-                for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
+                for i in range(model_op[n * NUM_OP + OP_OUT], model_op[n * NUM_OP + OP_OUT_END]):
                     e = out_edges[i]
-                    first = ints[edge[e, BY_PRODUCER] + part] + edge[e, PAIR_LIST]
-                    last = ints[edge[e, BY_PRODUCER] + part + 1] + edge[e, PAIR_LIST]
-                    transfers = model_edge[e, EDGE_BLOCK_F] << INDEX_BITS
-                    consumers = model_op[model_edge[e, EDGE_CONSUMER], OP_BLOCK_F] << INDEX_BITS
+                    first = (
+                        ints[edge[e * NUM_PAIR_AT + BY_PRODUCER] + part]
+                        + edge[e * NUM_PAIR_AT + PAIR_LIST]
+                    )
+                    last = (
+                        ints[edge[e * NUM_PAIR_AT + BY_PRODUCER] + part + 1]
+                        + edge[e * NUM_PAIR_AT + PAIR_LIST]
+                    )
+                    transfers = model_edge[e * NUM_EDGE + EDGE_BLOCK_F] << INDEX_BITS
+                    consumers = (
+                        model_op[(model_edge[e * NUM_EDGE + EDGE_CONSUMER]) * NUM_OP + OP_BLOCK_F]
+                        << INDEX_BITS
+                    )
                     for k in range(first, last):
                         told = ints[k]
                         if told >= 0:
@@ -774,24 +833,33 @@ def _simulate(
                         else:
                             arrivals[num_arrivals] = consumers + ~told
                             num_arrivals += 1
-                if model_op[n, OP_REPORT_BYTES]:
-                    reports = model_op[n, OP_BLOCK_R]
-                    if task[block_row[reports] + part, TIME] >= 0:
+                if model_op[n * NUM_OP + OP_REPORT_BYTES]:
+                    reports = model_op[n * NUM_OP + OP_BLOCK_R]
+                    if task[(block_row[reports] + part) * NUM_TASK + TIME] >= 0:
                         size = push(heap, size, end, reports << INDEX_BITS | part, ready)
                     else:
                         arrivals[num_arrivals] = report_block << INDEX_BITS
                         num_arrivals += 1
-                if model_op[n, OP_BACKWARD]:
-                    arrivals[num_arrivals] = model_op[n, OP_BLOCK_B] << INDEX_BITS | part
+                if model_op[n * NUM_OP + OP_BACKWARD]:
+                    arrivals[num_arrivals] = model_op[n * NUM_OP + OP_BLOCK_B] << INDEX_BITS | part
                     num_arrivals += 1
             else:
-                for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
-                    if not model_edge[e, EDGE_GRADIENT]:
+                for e in range(model_op[n * NUM_OP + OP_IN], model_op[n * NUM_OP + OP_IN_END]):
+                    if not model_edge[e * NUM_EDGE + EDGE_GRADIENT]:
                         continue
-                    first = ints[edge[e, BY_CONSUMER] + part] + edge[e, CONSUMER_LIST]
-                    last = ints[edge[e, BY_CONSUMER] + part + 1] + edge[e, CONSUMER_LIST]
-                    transfers = model_edge[e, EDGE_BLOCK_B] << INDEX_BITS
-                    producers = model_op[model_edge[e, EDGE_PRODUCER], OP_BLOCK_B] << INDEX_BITS
+                    first = (
+                        ints[edge[e * NUM_PAIR_AT + BY_CONSUMER] + part]
+                        + edge[e * NUM_PAIR_AT + CONSUMER_LIST]
+                    )
+                    last = (
+                        ints[edge[e * NUM_PAIR_AT + BY_CONSUMER] + part + 1]
+                        + edge[e * NUM_PAIR_AT + CONSUMER_LIST]
+                    )
+                    transfers = model_edge[e * NUM_EDGE + EDGE_BLOCK_B] << INDEX_BITS
+                    producers = (
+                        model_op[(model_edge[e * NUM_EDGE + EDGE_PRODUCER]) * NUM_OP + OP_BLOCK_B]
+                        << INDEX_BITS
+                    )
                     for k in range(first, last):
                         told = ints[k]
                         if told >= 0:
@@ -799,27 +867,27 @@ def _simulate(
                         else:
                             arrivals[num_arrivals] = producers + ~told
                             num_arrivals += 1
-                owner = model_op[n, OP_FIRST]
-                sync = model_op[owner, OP_BLOCK_S]
-                config = op[owner, AT_CONFIG]
-                by_part = configs[config, CONFIG_BY_PART]
-                listed = by_part + 1 + configs[config, CONFIG_PARTS]
+                owner = model_op[n * NUM_OP + OP_FIRST]
+                sync = model_op[owner * NUM_OP + OP_BLOCK_S]
+                config = op[owner * NUM_AT + AT_CONFIG]
+                by_part = configs[config * NUM_CONFIG + CONFIG_BY_PART]
+                listed = by_part + 1 + configs[config * NUM_CONFIG + CONFIG_PARTS]
                 for m in range(
                     listed + members[by_part + part], listed + members[by_part + part + 1]
                 ):
                     arrivals[num_arrivals] = sync << INDEX_BITS | members[m]
                     num_arrivals += 1
-                update = configs[config, CONFIG_REDUCTIONS] + part
-                if task[block_row[sync] + update, TIME] >= 0:
+                update = configs[config * NUM_CONFIG + CONFIG_REDUCTIONS] + part
+                if task[(block_row[sync] + update) * NUM_TASK + TIME] >= 0:
                     arrivals[num_arrivals] = sync << INDEX_BITS | update
                     num_arrivals += 1
         elif kind == SYNC:
-            config = op[n, AT_CONFIG]
-            if index < configs[config, CONFIG_REDUCTIONS]:
-                reduction = configs[config, CONFIG_REDUCTION] + index
-                first = reductions[reduction, RED_MEMBERS]
-                updates = of << INDEX_BITS | configs[config, CONFIG_REDUCTIONS]
-                for m in range(first, first + reductions[reduction, RED_COUNT]):
+            config = op[n * NUM_AT + AT_CONFIG]
+            if index < configs[config * NUM_CONFIG + CONFIG_REDUCTIONS]:
+                reduction = configs[config * NUM_CONFIG + CONFIG_REDUCTION] + index
+                first = reductions[reduction * NUM_REDUCTION + RED_MEMBERS]
+                updates = of << INDEX_BITS | configs[config * NUM_CONFIG + CONFIG_REDUCTIONS]
+                for m in range(first, first + reductions[reduction * NUM_REDUCTION + RED_COUNT]):
                     arrivals[num_arrivals] = updates + members[m]
                     num_arrivals += 1
         elif kind == REPORTS:
@@ -829,20 +897,20 @@ def _simulate(
             target_of = arrivals[a] >> INDEX_BITS
             target_index = arrivals[a] & INDEX_MASK
             row = block_row[target_of] + target_index
-            if task[row, STAMP] != epoch:
-                task[row, STAMP] = epoch
-                target_kind, target_n = block[target_of, 0], block[target_of, 1]
+            if task[row * NUM_TASK + STAMP] != epoch:
+                task[row * NUM_TASK + STAMP] = epoch
+                target_kind, target_n = block[2 * target_of], block[2 * target_of + 1]
                 if block_late[target_of] >> 1 != epoch:
                     is_late = _is_late(
                         cut,
                         target_of,
                         target_kind,
                         target_n,
-                        op,
+                        op_rows,
                         block_changed,
                         block_first,
-                        model_op,
-                        model_edge,
+                        model_op_rows,
+                        model_edge_rows,
                         out_edges,
                         sharers,
                     )
@@ -869,30 +937,30 @@ def _simulate(
                         cut,
                         target_of,
                         target_index,
-                        op,
-                        edge,
-                        task,
-                        pair,
+                        op_rows,
+                        edge_rows,
+                        task_rows,
+                        pair_rows,
                         ints,
-                        block,
+                        block_rows,
                         block_row,
                         block_changed,
                         block_first,
-                        model_op,
-                        model_edge,
+                        model_op_rows,
+                        model_edge_rows,
                         out_edges,
                         sharers,
-                        configs,
-                        reductions,
-                        combines,
+                        configs_rows,
+                        reductions_rows,
+                        combines_rows,
                         members,
                     )
-                task[row, MISSING] = missing
-                task[row, LATEST] = latest
-            task[row, MISSING] -= 1
-            latest = max(task[row, LATEST], end)
-            task[row, LATEST] = latest
-            if task[row, MISSING] == 0:
+                task[row * NUM_TASK + MISSING] = missing
+                task[row * NUM_TASK + LATEST] = latest
+            task[row * NUM_TASK + MISSING] -= 1
+            latest = max(task[row * NUM_TASK + LATEST], end)
+            task[row * NUM_TASK + LATEST] = latest
+            if task[row * NUM_TASK + MISSING] == 0:
                 size = push(heap, size, latest, arrivals[a], ready)
     if position == next_save:
         _save(saves, save_which, position // every - 1, free, idle)

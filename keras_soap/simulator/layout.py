@@ -110,8 +110,8 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
 
 # State.edge[edge]: pairs: first row and number (-1: none yet); in `ints`: where each consumer
 # part's pairs begin, where each producer part's begin in the list by producer, that list, and the
-# list by consumer; how many ints there are; bytes moved; shortest transfer each way (0 if none is needed); whether each
-# part of the producer, of the consumer, has a pair.
+# list by consumer; how many ints there are; bytes moved; shortest transfer each way (0 if none is
+# needed); whether each part of the producer, of the consumer, has a pair.
 (
     PAIRS,
     NUM_PAIRS,
@@ -137,8 +137,8 @@ TIME, RESOURCE, READY, END, MISSING, LATEST, STAMP = range(7)
 NUM_TASK = 8
 """One more than needed: a cache line."""
 
-# State.pair[row]: parts, as producer << 32 | consumer; each way its time (-1: on one device) and its
-# links in `ints`, as first << 8 | how many; bytes. Then each way when it was ready and when it
+# State.pair[row]: parts, as producer << 32 | consumer; each way its time (-1: on one device) and
+# its links in `ints`, as first << 8 | how many; bytes. Then each way when it was ready and when it
 # ended. Rows are padded so that what is read for each task is one cache line.
 (
     P_PARTS,
