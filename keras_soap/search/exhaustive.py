@@ -1,7 +1,8 @@
 """Branch and bound over the whole space: proves which strategy is the fastest.
 
 1. A first, short MCMC gives a strategy to beat.
-2. Configurations that no faster strategy can have, by `path_bounds`, are removed.
+2. Configurations that no faster strategy can have, by `path_bounds`, are removed. For a chain,
+   `chain_bounds` may show at once that nothing is faster.
 3. Families get their configurations one after the other, along the graph, inputs last. A branch is
    left when its bound reaches the best step time; the most promising goes first.
 4. Devices that the choices so far do not tell apart are tried once (`symmetry`).
@@ -16,6 +17,7 @@ import numpy as np
 
 from keras_soap.errors import SearchError
 from keras_soap.search import mcmc
+from keras_soap.search.chain_bounds import nothing_below
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
@@ -123,6 +125,12 @@ class _Search:
             self.bounds.tighten(self.tracker.best.step_time_ns)
         if not all(domain.configs for domain in self.bounds.domains):
             return
+        if self.tracker.best.feasible:
+            exchanged = symmetries(self.problem.topology)
+            if not self.problem.space.places:
+                exchanged = exchanged[:1]
+            if nothing_below(self.bounds, exchanged, self._limit_ns()):
+                return
         reports = any(operator.attributes.get("report_bytes") for operator in self.graph.operators)
         group = symmetries(self.problem.topology, (REPORT_DEVICE,) if reports else ())
         if not self.problem.space.places:

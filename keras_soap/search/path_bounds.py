@@ -84,7 +84,7 @@ class PathBounds:
         for edge in self.graph.edges:
             there, back = self._moves(edge)
             self.there_ns.append(there)
-            self.move_ns.append(there + back if self._returns(edge) else there)
+            self.move_ns.append(there + back if self.returns(edge) else there)
         self._traffic: dict[int, np.ndarray] = {}
         self._propagate()
 
@@ -176,7 +176,7 @@ class PathBounds:
                         if not moves.any():
                             continue
                         ways = [(a, b, there[:, :, p, c])]
-                        if self._returns(edge):
+                        if self.returns(edge):
                             back = self.move_ns[edge.index][:, :, p, c] - there[:, :, p, c]
                             ways.append((b, a, back))
                         for source, target, time in ways:
@@ -198,9 +198,10 @@ class PathBounds:
 
     def on_chain(self, edge: Edge) -> bool:
         """Whether the producer's backward tasks, if it has any, wait for those of the consumer."""
-        return not self._trains(edge.producer.operator) or self._returns(edge)
+        return not self._trains(edge.producer.operator) or self.returns(edge)
 
-    def _returns(self, edge: Edge) -> bool:
+    def returns(self, edge: Edge) -> bool:
+        """Whether a gradient goes back along the edge."""
         return (
             self._trains(edge.consumer)
             and self._trains(edge.producer.operator)
@@ -238,7 +239,7 @@ class PathBounds:
                     self.load_ns[family][row, links] += cost.time_ns
         if leads:
             self.load_ns[family] += self.reduce_ns[family]
-        ends = self._trains(number) and not any(map(self._returns, self.graph.in_edges[number]))
+        ends = self._trains(number) and not any(map(self.returns, self.graph.in_edges[number]))
         self.forward_ns.append(forward)
         self.own_ns.append(forward + backward + ends * sync)
         self.sync_ns.append((not ends) * sync)
