@@ -7,7 +7,8 @@
    them too, and the gradient goes to them.
 4. A loss of a prediction in blocks of steps is an operator for each block, if it has a value for
    each step. They are of one term: what they report is added up.
-5. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
+5. Regularizers of activities are losses without a target (see `penalties`).
+6. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
 """
 
 import math
@@ -20,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
-from keras_soap.capture.model import CapturedModel, GraphBuilder
+from keras_soap.capture import penalties
+from keras_soap.capture.model import CapturedModel, GraphBuilder, function_of
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
@@ -121,7 +123,7 @@ class CapturedStep:
     losses: tuple[tuple[int, ...], ...]
 
     def term(self, number: int) -> LossTerm:
-        """The loss term of operator `number`."""
+        """The loss term of operator `number`; or an `ActivityTerm`, which has what is used here."""
         return self.model.layers[number]
 
 
@@ -149,12 +151,6 @@ def capture_step(
         raise CaptureError(
             f"Model {model.name!r} has no loss to train with. Compile it with a loss."
         )
-    if model.losses:
-        raise CaptureError(
-            f"Model {model.name!r} has {len(model.losses)} losses from add_loss() or "
-            "regularizers, which cannot be split yet. Remove them, or use the optimizer's "
-            "weight_decay."
-        )
     builder = GraphBuilder(model.name, batch_size, time_chunk)
     inputs, outputs, structure = builder.add_model(model)
     flat_targets = keras.tree.flatten(targets)
@@ -173,7 +169,14 @@ def capture_step(
     metrics = _metrics_by_output(model, len(outputs))
     trackers = compile_loss.metrics or [None] * len(pairs)
     losses = []
+    masks = [keras.src.backend.get_keras_mask(x) for x in function_of(model).outputs]
     for (prediction, target, loss, weight, name), tracker in zip(pairs, trackers, strict=True):
+        if masks[prediction] is not None:
+            raise CaptureError(
+                f"Output {name!r} has a mask, which its loss would have to be averaged over. Leave "
+                "out Masking and mask_zero=True, and pass sample weights that are 0 where the "
+                "mask would be."
+            )
         weight_refs = []
         if weight_numbers:
             position = prediction if len(weight_numbers) == len(outputs) else 0
@@ -187,6 +190,8 @@ def capture_step(
                 builder, name, read, loss, 1.0 if weight is None else weight, tracker, term_metrics
             )
         )
+    losses += penalties.add_activity_losses(builder)
+    penalties.check_all_captured(model, builder)
     if any(metrics.values()):
         raise CaptureError(
             f"Model {model.name!r} has metrics on outputs without a loss. Give those outputs a "

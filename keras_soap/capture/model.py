@@ -36,6 +36,8 @@ from keras_soap.operators import registry
 from keras_soap.operators.computation import read_variables, without_values
 
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "Conv1D", "Conv2D", "Conv3D"})
+_READ_MASKS = frozenset({"Multiply", "Minimum", "Maximum", "Lambda"})
+"""Layers that look for masks on their inputs themselves."""
 _NOT_THE_RULES_BUSINESS = ("name", "trainable", "dtype", "seed")
 
 
@@ -99,6 +101,8 @@ class GraphBuilder:
         self._counts: dict[str, int] = {}
         self.operator_names: dict[str, str] = {}
         """By the name of a layer that of its operators, without what tells several apart."""
+        self.activities: list[tuple[str, Any, Traced]] = []
+        """Of calls with an activity regularizer: name of the call, layer, each of the outputs."""
         self.time_blocks = None if time_chunk is None else TimeBlocks(self, time_chunk)
 
     def add_model(self, model: keras.Model) -> tuple[list[int], list[Traced], Any]:
@@ -189,6 +193,7 @@ class GraphBuilder:
                     continue
                 inputs = [tensors[id(x)] for x in node.input_tensors]
                 operation = node.operation
+                _check_masks(operation, node.input_tensors)
                 fixed = node.arguments.kwargs.get("training")
                 mode = training if fixed is None else bool(fixed)
                 if isinstance(operation, keras.Model):
@@ -209,11 +214,6 @@ class GraphBuilder:
         self, node: Any, inputs: list[Traced], prefix: str, training: bool | None
     ) -> list[Traced]:
         operation = node.operation
-        if any(keras.src.backend.get_keras_mask(x) is not None for x in node.outputs):
-            raise CaptureError(
-                f"Layer {operation.name!r} makes a mask, and masks do not reach operators on other "
-                "devices yet. Leave out Masking and mask_zero=True, and pass sample weights."
-            )
         specs = tuple(self.spec(tensor) for tensor in inputs)
         fixed = _fixed_mode(operation, training)
         arguments = _argument_filler(node.arguments, fixed)
@@ -227,7 +227,7 @@ class GraphBuilder:
         traced = self._add_call(
             LayerCall(
                 name,
-                _kind(layer, attributes, specs, outputs, arguments),
+                _kind(layer, attributes, specs, outputs, arguments, _takes_mask(node.arguments)),
                 name if isinstance(operation, keras.Layer) else "",
                 layer,
                 arguments,
@@ -240,24 +240,26 @@ class GraphBuilder:
             ),
             inputs,
         )
-        if activation is None:
-            return traced
-        kind = registry.kind_of_layer("Activation")
-        assert kind is not None
-        return self._add_call(
-            LayerCall(
-                f"{name}/{activation.name}",
-                kind,
-                "",
-                activation,
-                lambda inputs: (tuple(inputs), {}),
-                {"activation": activation.name},
-                outputs,
-                outputs,
-                activation,
-            ),
-            traced,
-        )
+        if activation is not None:
+            kind = registry.kind_of_layer("Activation")
+            assert kind is not None
+            traced = self._add_call(
+                LayerCall(
+                    f"{name}/{activation.name}",
+                    kind,
+                    "",
+                    activation,
+                    lambda inputs: (tuple(inputs), {}),
+                    {"activation": activation.name},
+                    outputs,
+                    outputs,
+                    activation,
+                ),
+                traced,
+            )
+        if getattr(operation, "activity_regularizer", None) is not None:
+            self.activities += [(name, operation, output) for output in traced]
+        return traced
 
     def _add_call(self, call: LayerCall, inputs: Sequence[Traced]) -> list[Traced]:
         """Adds a call as one operator, or opened in time; gives its outputs."""
@@ -344,6 +346,31 @@ class GraphBuilder:
         return tuple(numbers), tuple(self._weights[number] for number in numbers)
 
 
+def _check_masks(operation: Any, inputs: Sequence[Any]) -> None:
+    """Raises `CaptureError` if a layer finds masks on its inputs that the graph does not show.
+
+    Keras's layers are handed masks as arguments when a model is made, so that masks are tensors of
+    its graph. But a layer of layers hands its inputs on, and inner layers look for masks on them.
+    """
+    if not isinstance(operation, keras.Layer):
+        return
+    if all(keras.src.backend.get_keras_mask(x) is None for x in inputs):
+        return
+    is_keras = type(operation).__module__.partition(".")[0] == "keras"
+    is_simple = len(list(operation._flatten_layers())) == 1
+    if not is_keras or type(operation).__name__ in _READ_MASKS:
+        is_shown = False
+    else:
+        hands_on = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
+        is_shown = is_simple or isinstance(operation, hands_on)
+    if not is_shown:
+        raise CaptureError(
+            f"Layer {operation.name!r} of type {type(operation).__name__} is called on a tensor "
+            "with a mask, which it may look for inside of itself. Leave out Masking and "
+            "mask_zero=True before it, and pass sample weights or an attention_mask."
+        )
+
+
 def function_of(model: keras.Model) -> Function:
     """The Keras graph of a Functional or Sequential model."""
     kinds = [kind for kind in (keras.Sequential, Functional) if isinstance(model, kind)]
@@ -424,6 +451,11 @@ def _constants(arguments: Any) -> list[Any]:
     return [x for x in arguments._flat_arguments if not isinstance(x, keras.KerasTensor)]
 
 
+def _takes_mask(arguments: Any) -> bool:
+    masks = [value for key, value in arguments.kwargs.items() if key.endswith("mask")]
+    return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(masks))
+
+
 def _word(value: Any) -> str:
     return getattr(value, "__name__", None) or type(value).__name__
 
@@ -434,8 +466,10 @@ def _kind(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     arguments: Arguments,
+    takes_mask: bool,
 ) -> str:
-    if type(operation).__module__.split(".")[0] == "keras":
+    # Rules know nothing of masks.
+    if not takes_mask and type(operation).__module__.split(".")[0] == "keras":
         kind = registry.kind_of_layer(type(operation).__name__)
         if (
             kind

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import set_keras_mask
 from keras.src.backend.common.stateless_scope import StatelessScope
 
 from keras_soap.operators.rule import PartCall, PartResult
@@ -40,6 +41,9 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
         before = [scope.get_current_value(variable) for variable in variables]
         outputs = layer(*args, **kwargs)
         after = [scope.get_current_value(variable) for variable in variables]
+    for output in keras.tree.flatten(outputs):
+        # Masks are tensors of the graph: whoever reads one is handed it.
+        set_keras_mask(output, None)
     updates = {
         position: new
         for position, (old, new) in enumerate(zip(before, after, strict=True))

@@ -72,10 +72,10 @@ def _cut(constant: Any, part: Part) -> Any:
 
 
 class Identity(Rule):
-    """Identity: a view of its input."""
+    """Identity and what only adds to the loss: a view of its input."""
 
     kind = "identity"
-    layers = ("Identity",)
+    layers = ("Identity", "ActivityRegularization")
     free = True
 
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:

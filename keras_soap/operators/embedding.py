@@ -24,8 +24,6 @@ class Embedding(Rule):
     sparse_weights = (0,)
 
     def refuses(self, attributes, inputs, output):
-        if attributes.get("mask_zero"):
-            return "it makes a mask"
         if attributes.get("lora_rank") or attributes.get("quantization_config"):
             return "LoRA and quantized layers have other weights"
         return None

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_soap.errors import ExecutionError
+from keras_soap.runtime import clipping, collectives
 from keras_soap.runtime.pieces import Region
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 
@@ -23,18 +24,12 @@ can be updated apart."""
 
 def check_optimizer(optimizer: Any, store: ShardStore, weights: Sequence[keras.Variable]) -> None:
     """Raises `ExecutionError` where sharded updates would not be the optimizer's own."""
-    name = type(optimizer).__name__
-    if not isinstance(optimizer, keras.optimizers.Optimizer) or name == "LossScaleOptimizer":
+    name = type(inner(optimizer)).__name__
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ExecutionError(
             f"Cannot run optimizer {name} under a strategy. Use one of "
-            f"{', '.join(sorted(ELEMENTWISE))}, and a float32 or bfloat16 policy."
+            f"{', '.join(sorted(ELEMENTWISE))}."
         )
-    for field in ("clipnorm", "global_clipnorm"):
-        if getattr(optimizer, field, None):
-            raise ExecutionError(
-                f"Optimizer {name} has {field}={getattr(optimizer, field)}: norms over sharded "
-                "weights are not supported yet. Use clipvalue, or none."
-            )
     for weight in weights:
         sharded = store[weight]
         if len(set(sharded.regions)) == 1 and sharded.view == tuple(weight.shape):
@@ -50,6 +45,13 @@ def check_optimizer(optimizer: Any, store: ShardStore, weights: Sequence[keras.V
                 f"{weight.path} has the constraint {weight.constraint}, but the strategy splits "
                 "it. Search with dims='SOA', or drop the constraint."
             )
+
+
+def inner(optimizer: Any) -> Any:
+    """The optimizer that updates weights: the one in a `LossScaleOptimizer`, or itself."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.inner_optimizer
+    return optimizer
 
 
 class ShardedOptimizer:
@@ -70,6 +72,7 @@ class ShardedOptimizer:
         everywhere: Any,
     ):
         self.optimizer = optimizer
+        self.store = store
         self.weights = [weight for weight in weights if weight in store]
         check_optimizer(optimizer, store, self.weights)
         slots = _slots(optimizer, weights)
@@ -84,6 +87,7 @@ class ShardedOptimizer:
                 by_slot[slot] = store.add(_like(variable, store[weights[slot[0]]]))
         for weight in self.weights:
             self.devices += [d for d in store[weight].devices if d not in self.devices]
+        self._shared = {id(s.variable): s for s in shared}
         self._clones: dict[str, keras.optimizers.Optimizer] = {}
         self._shards: dict[str, list[keras.Variable]] = {}
         for device in self.devices:
@@ -104,16 +108,95 @@ class ShardedOptimizer:
             for device in self.devices
         }
 
+    def loss_scale(self, device: str) -> Any:
+        """What the loss is multiplied by before its gradients are taken, on `device`; or None."""
+        if self.optimizer is inner(self.optimizer):
+            return self.optimizer.loss_scale_factor
+        sharded = self._shared[id(self.optimizer.dynamic_scale)]
+        source = device if device in sharded.devices else sharded.devices[0]
+        with tf.device(source):
+            scale = sharded.on(source).value.read_value()
+        return scale if source == device else collectives.move(scale, device)
+
     def apply(self, gradients: dict[int, dict[str, Any]]) -> None:
         """Updates all shards.
 
         Args:
             gradients: By `id` of the weight and device, summed; a missing one counts as None.
         """
+        finite = self._finite(gradients) if self.optimizer is not inner(self.optimizer) else {}
+        clips = self._clips(gradients)
         for device in self.devices:
             found = [gradients.get(id(w), {}).get(device) for w in self._here[device]]
+            clone = self._clones[device]
+            # What a clone would find out of its own shards, and must be found out of all.
+            if finite:
+                clone.check_finite = lambda _, here=finite[device]: here
+            if clips:
+                present = [
+                    clips[number][device]
+                    for number, gradient in zip(self._numbers(device), found, strict=True)
+                    if gradient is not None
+                ]
+                inner(clone)._clip_gradients = lambda values, present=present: [
+                    clip(value) for clip, value in zip(present, values, strict=True)
+                ]
             with tf.device(device):
-                self._clones[device].apply(found, self._shards[device])
+                clone.apply(found, self._shards[device])
+
+    def _numbers(self, device: str) -> list[int]:
+        """Positions among `weights` of those on `device`."""
+        here = {id(weight) for weight in self._here[device]}
+        return [number for number, weight in enumerate(self.weights) if id(weight) in here]
+
+    def _finite(self, gradients: dict[int, dict[str, Any]]) -> dict[str, tf.Tensor]:
+        """Whether all gradients on all devices are finite, on each device."""
+        first = self.devices[0]
+        with tf.name_scope("finite"):
+            arrived = []
+            for device in self.devices:
+                here = [by[device] for by in gradients.values() if device in by]
+                with tf.device(device):
+                    values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in here]
+                    finite = [tf.reduce_all(tf.math.is_finite(value)) for value in values]
+                    if finite:
+                        arrived.append(collectives.move(tf.reduce_all(tf.stack(finite)), first))
+            with tf.device(first):
+                every = tf.reduce_all(tf.stack(arrived))
+            return {device: collectives.move(every, device) for device in self.devices}
+
+    def _clips(self, gradients: dict[int, dict[str, Any]]) -> dict[int, dict[str, clipping.Clip]]:
+        """What clips each shard's gradient; empty if the optimizer does not clip by norm."""
+        optimizer = inner(self.optimizer)
+        if not (optimizer.clipnorm or optimizer.global_clipnorm):
+            return {}
+        holders, effective = {}, {}
+        for number, weight in enumerate(self.weights):
+            if id(weight) not in gradients:
+                continue
+            sharded = self.store[weight]
+            holders[number] = [
+                [d for d, r in zip(sharded.devices, sharded.regions, strict=True) if r == region]
+                for region in dict.fromkeys(sharded.regions)
+            ]
+            effective[number] = {
+                device: self._as_clipped(weight, device, gradient)
+                for device, gradient in gradients[id(weight)].items()
+            }
+        return clipping.clips(optimizer, effective, holders)
+
+    def _as_clipped(self, weight: keras.Variable, device: str, gradient: Any) -> Any:
+        """The gradient as the optimizer is about to clip it: unscaled, and averaged over steps."""
+        clone = inner(self._clones[device])
+        scale = self.loss_scale(device)
+        with tf.device(device):
+            if scale is not None:
+                gradient = keras.ops.divide(gradient, scale)
+            if clone.gradient_accumulation_steps:
+                index = clone._get_variable_index(self.store[weight].on(device))
+                sum_ = gradient + clone._accumulated_gradients[index].value.read_value()
+                gradient = sum_ / clone.gradient_accumulation_steps
+        return gradient
 
 
 def _slots(
@@ -124,18 +207,19 @@ def _slots(
     Found out by building a clone that notes what it asks for.
     """
     probe = type(optimizer).from_config(optimizer.get_config())
+    updating = inner(probe)
     made: dict[int, tuple[int, int]] = {}
     numbers = {id(weight): number for number, weight in enumerate(weights)}
     counts = [0] * len(weights)
 
     def note(reference: Any, name: Any = None, initializer: Any = "zeros") -> keras.Variable:
-        variable = probe.add_variable(shape=(), dtype=reference.dtype, name=name)
+        variable = updating.add_variable(shape=(), dtype=reference.dtype, name=name)
         number = numbers[id(reference)]
         made[id(variable)] = (number, counts[number])
         counts[number] += 1
         return variable
 
-    probe.add_variable_from_reference = note
+    updating.add_variable_from_reference = note
     probe.build(list(weights))
     if len(probe.variables) != len(optimizer.variables):
         raise ExecutionError(
@@ -152,6 +236,7 @@ def _clone(
     shared: Sequence[keras.Variable],
 ) -> keras.optimizers.Optimizer:
     clone = type(optimizer).from_config(optimizer.get_config())
+    updating = inner(clone)
     positions = {id(shard): position for position, shard in enumerate(shards)}
     counts = [0] * len(shards)
 
@@ -159,10 +244,10 @@ def _clone(
         position = positions[id(reference)]
         variable = slots[position, counts[position]]
         counts[position] += 1
-        clone._track_variable(variable)
+        updating._track_variable(variable)
         return variable
 
-    clone.add_variable_from_reference = take
+    updating.add_variable_from_reference = take
     clone.build(list(shards))
     own = [v for v in clone.variables if not any(v is slot for slot in slots.values())]
     for variable, value in zip(own, shared, strict=True):

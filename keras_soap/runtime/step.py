@@ -11,7 +11,7 @@ The order and the facts are those of `tasks.build`, read from the same `Lowering
    optimizer updates each shard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,7 @@ class StepTracer:
         self.updates: dict[int, dict[str, tf.Tensor]] = {}
         self.weight_gradients: dict[int, dict[str, list[Any]]] = {}
         self._overlaps_of: dict[int, list[list[tuple[int, Region]]]] = {}
+        self._loss_scale: Callable[[str], Any] | None = None
         self._arriving: dict[tuple[int, int], list[list[tuple[Region, tf.Tensor]]]] = {}
 
     def devices(self, number: int) -> list[str]:
@@ -252,8 +253,13 @@ class StepTracer:
     def _in_device_order(self, parts: list[int], devices: Sequence[str]) -> list[int]:
         return sorted(parts, key=lambda part: self.device_names.index(devices[part]))
 
-    def backward(self) -> None:
-        """Traces all backward tasks; leaves `weight_gradients` by weight and device."""
+    def backward(self, loss_scale: Callable[[str], Any] | None = None) -> None:
+        """Traces all backward tasks; leaves `weight_gradients` by weight and device.
+
+        Args:
+            loss_scale: Gives what losses are multiplied by, on a device; None for nothing.
+        """
+        self._loss_scale = loss_scale
         for number in reversed(range(len(self.graph.operators))):
             if self.graph.has_backward[number]:
                 with tf.name_scope(_scope(self.graph.operators[number].name) + "/backward"):
@@ -293,7 +299,10 @@ class StepTracer:
     def _arrived(self, number: int, part: int, trace: _PartTrace) -> list[tf.Tensor]:
         """Sum of the gradients that arrived for each output; a loss starts from its weight."""
         if self.graph.operators[number].kind == "loss":
-            return [tf.constant(self.captured.layers[number].weight, trace.outputs[0].dtype)]
+            dtype = trace.outputs[0].dtype
+            start = tf.constant(self.captured.layers[number].weight, dtype)
+            scale = self._loss_scale and self._loss_scale(self.devices(number)[part])
+            return [start if scale is None else start * tf.cast(scale, dtype)]
         arriving = self._arriving.pop((number, part), [[] for _ in trace.outputs])
         block = self.lowering.operator(number, self.configs[number].degrees)
         result: list[tf.Tensor] = []

@@ -15,6 +15,7 @@ from keras_soap.capture.model import CapturedModel
 from keras_soap.operators.rule import DimensionKind
 from keras_soap.runtime import collectives, layouts
 from keras_soap.runtime.optimizers import ShardedOptimizer
+from keras_soap.runtime.penalties import WeightPenalties
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 from keras_soap.runtime.step import StepTracer
 from keras_soap.strategy.parallel_config import ParallelConfig
@@ -54,6 +55,7 @@ class TrainingRun:
         try:
             for number in range(len(graph.operators)):
                 self._shard_weights(number)
+            self.penalties = WeightPenalties(self.model.trainable_variables, self.store)
             self.optimizer = ShardedOptimizer(
                 self.model.optimizer, self.model.trainable_variables, self.store, self._everywhere
             )
@@ -98,8 +100,10 @@ class TrainingRun:
             tracer = StepTracer(step.model, lowering, strategy, self.device_names, self.store, True)
             tracer.forward(dict(zip(order, fed, strict=True)))
             logs = self._report(step, tracer)
-            tracer.backward()
-            self.optimizer.apply(self._reduced_gradients(tracer))
+            tracer.backward(self.optimizer.loss_scale)
+            gradients = self._reduced_gradients(tracer)
+            self.penalties.add_to(gradients, self.optimizer.loss_scale)
+            self.optimizer.apply(gradients)
             self._assign_updates(tracer)
             return logs
 
@@ -196,6 +200,7 @@ class TrainingRun:
                 with tf.device(device):
                     value = _unpack(tf.add_n(arrived), term, step.model.graph.batch_size)
                     total.append(value * term.weight)
+            total += self.penalties.values(device)
             with tf.device(device):
                 batch_size = step.model.graph.batch_size
                 self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)

@@ -160,9 +160,36 @@ def test_a_model_without_a_loss():
         capture_step(model, BATCH, tf.constant(ONE_HOT))
 
 
-def test_losses_of_layers():
-    with pytest.raises(CaptureError, match=r"1 losses from add_loss\(\) or regularizers"):
-        single(classes(None, kernel_regularizer="l2"), "mse", ONE_HOT)
+def test_regularizers_of_activities_are_losses_without_targets():
+    captured = single(classes(activity_regularizer="l2"), "categorical_crossentropy", ONE_HOT)
+    assert len(captured.losses) == 2
+    penalty = loss_of(captured, 1)
+    assert penalty.kind == "loss"
+    # Of what comes out of the layer, which is after its activation.
+    assert reads(captured, penalty) == ["class/softmax"]
+    assert penalty.output.shape == (BATCH, 3)
+
+
+def test_regularizers_of_weights_are_no_operators():
+    plain = single(classes(None), "mse", ONE_HOT)
+    regularized = single(classes(None, kernel_regularizer="l2"), "mse", ONE_HOT)
+    assert len(regularized.model.graph.operators) == len(plain.model.graph.operators)
+
+
+def test_activity_regularizers_that_may_not_add_up():
+    with pytest.raises(CaptureError, match=r"'class' has the activity_regularizer.*Use L1, L2"):
+        single(classes(None, activity_regularizer=lambda x: keras.ops.max(x)), "mse", ONE_HOT)
+
+
+class AddsLoss(layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x))
+        return x
+
+
+def test_layers_that_add_losses():
+    with pytest.raises(CaptureError, match=r"'mine_too' calls add_loss\(\)"):
+        single(lambda x: AddsLoss(name="mine_too")(classes(None)(x)), "mse", ONE_HOT)
 
 
 def test_a_loss_that_is_not_reduced():

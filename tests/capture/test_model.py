@@ -328,8 +328,35 @@ class OwnCall(keras.Sequential):
 
 
 def masked():
-    x = keras.Input((6,), dtype="int32")
-    return keras.Model(x, layers.Embedding(9, 4, mask_zero=True, name="table")(x))
+    x = keras.Input((6,), dtype="int32", name="x")
+    y = layers.Embedding(9, 4, mask_zero=True, name="table")(x)
+    return x, y
+
+
+def test_a_mask_is_a_tensor_like_others():
+    x, y = masked()
+    y = layers.LSTM(4, name="lstm")(layers.Dropout(0.1, name="drop")(y))
+    graph = capture(keras.Model(x, y), 4).graph
+    lstm = graph.operators[graph.index("lstm")]
+    assert lstm.kind == "samplewise"
+    assert [graph.operators[ref.operator].name for ref in lstm.inputs] == ["drop", "not_equal"]
+    assert lstm.input_specs[1].dtype == "bool"
+    assert graph.operators[graph.index("table")].kind == "embedding"
+
+
+def test_a_normalization_with_a_mask_is_not_normalized_without():
+    x, y = masked()
+    y = layers.BatchNormalization(name="norm")(y)
+    graph = capture(keras.Model(x, y), 4).graph
+    norm = graph.operators[graph.index("norm")]
+    assert norm.kind == "whole"
+    assert len(norm.inputs) == 2
+
+
+def nested_and_masked():
+    x, y = masked()
+    inner = keras.Sequential([keras.Input((6, 4)), layers.LSTM(4)], name="inner")
+    return keras.Model(x, inner(y))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +375,7 @@ def masked():
             lambda: keras.Sequential([keras.Input((None, 4)), layers.Dense(2)]),
             r"shape \(None, None, 4\).*Only the batch dimension may be\s*unknown",
         ),
-        (masked, "'table' makes a mask.*mask_zero=True"),
+        (nested_and_masked, "'inner' of type Sequential is called on a tensor with a mask"),
     ],
     ids=["not built", "subclassed", "own call", "unknown shape", "mask"],
 )

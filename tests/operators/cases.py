@@ -135,6 +135,7 @@ CASES = {
     "softmax over two axes": of(lambda: layers.Softmax(axis=[1, 2]), IMAGE),
     "rescaling": of(lambda: layers.Rescaling(0.5, 1.0), IMAGE),
     "identity": of(layers.Identity, SERIES),
+    "regularized activity": of(lambda: layers.ActivityRegularization(l2=0.1), SERIES),
     "dropout out of use": of(lambda: layers.Dropout(0.0), SERIES),
     # merging
     "add": of(layers.Add, SERIES, SERIES, SERIES),

@@ -31,7 +31,6 @@ REFUSED = {
     "synchronized batch normalization": layers.BatchNormalization(synchronized=True),
     "renormalization": layers.BatchNormalization(renorm=True),
     "group normalization of another axis": layers.GroupNormalization(2, axis=1),
-    "mask of an embedding": layers.Embedding(4, 4, mask_zero=True),
     "scale that is an array": layers.Rescaling(np.ones(4)),
     "softmax over everything": ops.nn.Softmax(axis=None),
     "average along an axis": ops.numpy.Average(axis=1),

@@ -212,13 +212,6 @@ def test_models_that_do_more_than_their_layers():
 
 
 def test_losses_that_cannot_be_split():
-    regularized = layers.Dense(8, kernel_regularizer="l2")
-    refused(
-        CaptureError,
-        r"1 losses from add_loss\(\) or\s*regularizers",
-        quick(),
-        vectors_with(inner=regularized),
-    )
     loss = keras.losses.SparseCategoricalCrossentropy(reduction=None)
     model = vectors_with(loss=loss)
     before = model.get_weights()
@@ -237,19 +230,49 @@ def test_losses_that_cannot_be_split():
     )
 
 
-def test_optimizers_that_cannot_be_split():
-    chosen = quick(dims="P")
+class AddsLoss(layers.Dense):
+    def call(self, x):
+        y = super().call(x)
+        self.add_loss(keras.ops.mean(y))
+        return y
+
+
+def test_losses_of_layers_that_cannot_be_split():
     refused(
-        ExecutionError,
-        "clipnorm=1.0",
-        chosen,
-        vectors_with(keras.optimizers.SGD(0.1, clipnorm=1.0)),
-    )
-    refused(
-        ExecutionError,
-        "Cannot run optimizer LossScaleOptimizer",
+        CaptureError,
+        r"Layer 'mine_too' calls add_loss\(\)",
         quick(),
-        vectors_with(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))),
+        vectors_with(inner=AddsLoss(8, name="mine_too")),
+    )
+    own = layers.Dense(8, name="mine_too", activity_regularizer=lambda x: keras.ops.max(x))
+    refused(
+        CaptureError, "'mine_too' has the activity_regularizer", quick(), vectors_with(inner=own)
+    )
+    inner = keras.Sequential(
+        [keras.Input((2, 3)), layers.Dense(8, name="mine_too", activity_regularizer="l2")]
+    )
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Reshape((1, 2, 3)),
+            layers.TimeDistributed(inner),
+            layers.Flatten(),
+            layers.Dense(4, "softmax"),
+        ]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    refused(CaptureError, "'mine_too' has the .* is part of another layer", quick(), model)
+
+
+def test_regularizers_of_whole_weights_refuse_split_ones_only():
+    regularizer = keras.regularizers.OrthogonalRegularizer(0.1)
+    model = vectors_with(inner=layers.Dense(8, kernel_regularizer=regularizer))
+    refused(
+        ExecutionError,
+        r"kernel has the regularizer OrthogonalRegularizer.*dims='SOA'",
+        quick(strategy=strategy("P")),
+        model,
     )
 
 
@@ -275,19 +298,41 @@ def test_constraints_refuse_split_weights():
     refused(ExecutionError, "has the constraint", quick(strategy=strategy("P")), model)
 
 
-def test_masks():
+class LayerOfLayers(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.LSTM(4)
+        self.supports_masking = False
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def masked(after) -> keras.Model:
     keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [
-            keras.Input((6,), dtype="int32"),
-            layers.Embedding(9, 4, mask_zero=True),
-            layers.Flatten(),
-            layers.Dense(4, "softmax"),
-        ]
-    )
-    model.compile("sgd", "sparse_categorical_crossentropy")
+    words = keras.Input((6,), dtype="int32")
+    model = keras.Model(words, after(layers.Embedding(9, 4, mask_zero=True, name="table")(words)))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_masks_that_the_graph_does_not_show():
     x = np.random.default_rng(0).integers(0, 9, (16, 6)).astype("int32")
-    refused(CaptureError, "makes a mask", quick(), model, x, Y[:16])
+    attention = layers.MultiHeadAttention(2, 2, name="mine")
+    mean = layers.GlobalAveragePooling1D()
+    for after in (
+        lambda e: mean(attention(e, e)),
+        lambda e: LayerOfLayers(name="mine")(e),
+        lambda e: mean(keras.Sequential([keras.Input((6, 4)), layers.Dense(4)], name="mine")(e)),
+        lambda e: mean(layers.Multiply(name="mine")([e, e])),
+    ):
+        refused(CaptureError, "Layer 'mine' .* with a mask", quick(), masked(after), x, Y[:16])
+
+
+def test_outputs_with_masks():
+    x = np.random.default_rng(0).integers(0, 9, (16, 6)).astype("int32")
+    model = masked(lambda e: layers.Dense(4, name="tags")(e))
+    refused(CaptureError, "Output 'tags' has a mask", quick(), model, x, np.zeros((16, 6), int))
 
 
 def test_what_is_asked_for_before_training():

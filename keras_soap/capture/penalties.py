@@ -1,0 +1,141 @@
+"""What layers add to the loss: regularizers, and their own `add_loss`.
+
+1. A regularizer of an activity is an operator of kind loss, which reads the activity. If it is a
+   sum over elements (L1, L2, L1L2), the activity can be split along any axis; Keras divides by the
+   samples of the batch, and so does each part: by those of the whole batch.
+2. Regularizers of weights are no operators. `runtime.penalties` adds them up, once for each region.
+3. What else layers add is refused: it may be a mean, and means of parts do not add up.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.backend.common.symbolic_scope import SymbolicScope
+
+from keras_soap.capture.model import GraphBuilder, function_of
+from keras_soap.errors import CaptureError
+from keras_soap.graph.operator_graph import TensorSpec
+
+
+def adds_up(regularizer: Any) -> bool:
+    """Whether what it makes of a tensor is the sum of what it makes of the tensor's regions."""
+    kinds = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+    return type(regularizer) in kinds
+
+
+@dataclass(frozen=True)
+class ActivityTerm:
+    """A regularizer of one output of a layer's call, in the place of a `LossTerm`.
+
+    Attributes:
+        loss: The regularizer.
+        batch_size: Samples of a whole batch.
+    """
+
+    loss: keras.regularizers.Regularizer
+    batch_size: int
+
+    weight: ClassVar[float] = 1.0
+    tracker: ClassVar[None] = None
+    metrics: ClassVar[tuple] = ()
+    metric_variables: ClassVar[tuple] = ()
+    reads_logits: ClassVar[bool] = False
+    reads_weights: ClassVar[bool] = False
+
+    def partial(self, inputs: Any) -> Any:
+        """What a part adds to the loss: a scalar."""
+        value = self.loss(inputs[0])
+        return value / keras.ops.cast(self.batch_size, value.dtype)
+
+    def metric_states(self, inputs: Any) -> list[Any]:
+        """What a part adds to metrics: there are none."""
+        return []
+
+
+def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
+    """Adds operators for all regularized activities; gives the numbers of each one's."""
+    losses = []
+    for name, layer, output in builder.activities:
+        regularizer = layer.activity_regularizer
+        if not adds_up(regularizer):
+            raise CaptureError(
+                f"Layer {layer.name!r} has the activity_regularizer "
+                f"{type(regularizer).__name__}, which may not be a sum over elements. Use L1, L2 "
+                "or L1L2."
+            )
+        term = ActivityTerm(regularizer, builder.batch_size)
+        numbers = []
+        for ref in output.refs:
+            of_output = builder.operators[ref.operator].output_specs[ref.output]
+            numbers.append(
+                builder.add(
+                    f"loss/{name}/activity",
+                    "loss",
+                    "",
+                    (ref,),
+                    (TensorSpec(of_output.shape, of_output.dtype),),
+                    {
+                        "loss": type(regularizer).__name__,
+                        "weight": term.weight,
+                        "report_bytes": 4,
+                        "constant_inputs": [],
+                    },
+                    term,
+                )
+            )
+        losses.append(tuple(numbers))
+    return losses
+
+
+def check_all_captured(model: keras.Model, builder: GraphBuilder) -> None:
+    """Raises `CaptureError` if a layer adds losses in a way that the graph does not show."""
+    captured = {id(layer) for _, layer, _ in builder.activities}
+    for layer in model._flatten_layers():
+        regularizer = layer.activity_regularizer
+        if regularizer is not None and id(layer) not in captured:
+            raise CaptureError(
+                f"Layer {layer.name!r} has the activity_regularizer {type(regularizer).__name__}, "
+                "but is part of another layer or is a model. Put an "
+                "ActivityRegularization layer after what is to be regularized."
+            )
+    adding = _layers_that_add_losses(model)
+    if adding:
+        raise CaptureError(
+            f"Layer {adding[0].name!r} calls add_loss(), which cannot be split. Express it with "
+            "an activity_regularizer, a kernel_regularizer, or as an output with a loss of its own."
+        )
+
+
+def _layers_that_add_losses(model: keras.Model) -> list[keras.Layer]:
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        # None of Keras's own calls add_loss.
+        if type(layer).__module__.partition(".")[0] != "keras"
+    ]
+    if not layers:
+        return []
+    function = function_of(model)
+    found: dict[int, keras.Layer] = {}
+
+    def run(*inputs: Any) -> Any:
+        with StatelessScope(collect_losses=True) as scope, SymbolicScope():
+            model(keras.tree.pack_sequence_as(function._inputs_struct, inputs), training=True)
+            losses = {id(loss) for loss in scope.losses}
+        for layer in layers:
+            if layer._loss_ids & losses:
+                found[id(layer)] = layer
+            layer._loss_ids -= losses
+        return inputs[0]
+
+    regularizers = [layer.activity_regularizer for layer in layers]
+    try:
+        for layer in layers:
+            layer.activity_regularizer = None
+        keras.src.backend.compute_output_spec(run, *function.inputs)
+    finally:
+        for layer, regularizer in zip(layers, regularizers, strict=True):
+            layer.activity_regularizer = regularizer
+    return list(found.values())

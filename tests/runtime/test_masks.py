@@ -1,0 +1,96 @@
+"""Masks reach the layers that read them, whatever devices these are on."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tests.runtime.strategies import NAMED, anything
+from tests.runtime.subjects import (
+    KNOWN,
+    NUM_STEPS,
+    Subject,
+    assert_equal_training,
+    lowering,
+    train,
+)
+
+
+def words(rng: np.random.Generator):
+    x = rng.integers(1, 12, (NUM_STEPS * 8, 6)).astype("int32")
+    x[np.arange(6) >= rng.integers(1, 7, len(x))[:, None]] = 0
+    return x, rng.integers(0, 2, (len(x), 1)).astype("float32")
+
+
+def steps(rng: np.random.Generator):
+    x, y = words(rng)
+    return rng.normal(size=(*x.shape, 3)).astype("float32") * (x != 0)[..., None], y
+
+
+def text_model(after: Callable) -> Callable[[], keras.Model]:
+    def build() -> keras.Model:
+        x = keras.Input((6,), dtype="int32", name="words")
+        y = layers.Embedding(12, 8, mask_zero=True, name="table")(x)
+        y = layers.Dense(8, "tanh", name="inner", use_bias=False)(y)
+        return keras.Model(x, layers.Dense(1, "sigmoid", name="liked")(after(y)), name="masked")
+
+    return build
+
+
+def step_model() -> keras.Model:
+    x = keras.Input((6, 3), name="steps")
+    y = layers.Masking(name="masking")(x)
+    y = layers.GRU(8, return_sequences=True, name="gru")(y)
+    y = layers.BatchNormalization(name="norm")(y)
+    y = layers.Bidirectional(layers.LSTM(4, name="one"), name="both")(y)
+    return keras.Model(x, layers.Dense(1, "sigmoid", name="liked")(y), name="masked")
+
+
+def of_two(y):
+    z = layers.SimpleRNN(8, return_sequences=True, name="rnn")(y)
+    y = layers.Concatenate(name="join")([layers.Add(name="sum")([y, z]), z])
+    return layers.GlobalAveragePooling1D(name="mean")(y)
+
+
+AFTER = {
+    "lstm": lambda y: layers.LSTM(8, name="lstm")(y),
+    "mean": lambda y: layers.GlobalAveragePooling1D(name="mean")(
+        layers.LayerNormalization(name="norm")(y)
+    ),
+    "merged": of_two,
+    "lost": lambda y: layers.Flatten(name="flat")(y),
+}
+COMPILE = {"loss": "binary_crossentropy", "metrics": ["accuracy"]}
+KNOWN |= {
+    f"masks, {name}": Subject(text_model(after), lambda: COMPILE, words)
+    for name, after in AFTER.items()
+} | {
+    "masks, steps": Subject(step_model, lambda: COMPILE, steps),
+    "masks, blocks": Subject(text_model(AFTER["lstm"]), lambda: COMPILE, words, time_chunk=2),
+}
+
+
+@pytest.mark.parametrize(
+    ("subject", "strategy", "optimizer"),
+    [
+        ("lstm", "S", "adam"),
+        ("lstm", "P", "sgd"),
+        ("lstm", "S and P", "sgd"),
+        ("lstm", "O, overlapping", "adam"),
+        ("mean", "S and P", "sgd"),
+        ("mean", "anything", "adam"),
+        ("merged", "S and P", "sgd"),
+        ("merged", "O", "adam"),
+        ("lost", "S and P", "sgd"),
+        ("steps", "S", "sgd"),
+        ("steps", "three devices", "sgd"),
+        ("blocks", "S and P", "sgd"),
+    ],
+)
+def test_masks_train_as_in_keras(subject, strategy, optimizer):
+    subject = f"masks, {subject}"
+    facts = lowering(subject)
+    chosen = NAMED[strategy](facts) if strategy in NAMED else anything(facts, seed=2)
+    assert_equal_training(subject, optimizer, train(KNOWN[subject], optimizer, chosen))

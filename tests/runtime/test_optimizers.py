@@ -1,0 +1,187 @@
+"""What an optimizer does with gradients as a whole comes out as on one device."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_soap import SoapStrategy
+from tests.runtime.strategies import NAMED
+from tests.runtime.subjects import SUBJECTS, lowering
+
+CHOSEN = ["S", "P", "S and P", "O, overlapping", "three devices"]
+
+
+def train_both(
+    subject: str, strategy: str, optimizer, tolerance=1e-5, change=lambda x: x
+) -> keras.Model:
+    """Trains with and without a strategy; compares losses, weights and the optimizer's state.
+
+    Returns the model trained under the strategy.
+    """
+    x, y, _ = SUBJECTS[subject].samples()
+    x = change(x)
+    models, losses = [], []
+    for callbacks in ([], [SoapStrategy(strategy=NAMED[strategy](lowering(subject)), verbose=0)]):
+        model = SUBJECTS[subject].model(optimizer())
+        # An epoch for each step, so that the loss of each shows.
+        history = [
+            model.fit(
+                keras.tree.map_structure(lambda a, at=at: a[at : at + 8], x),
+                keras.tree.map_structure(lambda a, at=at: a[at : at + 8], y),
+                batch_size=8,
+                verbose=0,
+                callbacks=callbacks,
+            ).history["loss"][0]
+            for at in range(0, 40, 8)
+        ]
+        models.append(model)
+        losses.append(history)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    plain, ours = models
+    for one, other in zip(
+        [*ours.weights, *ours.optimizer.variables],
+        [*plain.weights, *plain.optimizer.variables],
+        strict=True,
+    ):
+        scale = max(1e-3, float(np.abs(other.numpy()).max()))
+        np.testing.assert_allclose(
+            one.numpy(), other.numpy(), rtol=0, atol=tolerance * scale, err_msg=other.path
+        )
+    return ours
+
+
+CLIPPING = {
+    "norm": {"clipnorm": 0.02},
+    "norm, never reached": {"clipnorm": 1e3},
+    "global norm": {"global_clipnorm": 0.05},
+    "value": {"clipvalue": 0.003},
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "clipping"),
+    [
+        *((strategy, clipping) for strategy in CHOSEN for clipping in ("norm", "global norm")),
+        ("S and P", "norm, never reached"),
+        ("S and P", "value"),
+    ],
+)
+def test_clipping_takes_the_norm_of_the_whole(strategy, clipping):
+    train_both(
+        "vectors",
+        strategy,
+        lambda: keras.optimizers.SGD(0.5, momentum=0.9, **CLIPPING[clipping]),
+    )
+
+
+@pytest.mark.parametrize("clipping", ["norm", "global norm"])
+@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+def test_clipping_of_sparse_gradients(strategy, clipping):
+    # Global clipping makes them dense, as Keras's does: Adam shows it.
+    train_both("texts", strategy, lambda: keras.optimizers.Adam(0.001, **CLIPPING[clipping]), 2e-5)
+
+
+@pytest.mark.parametrize("clipping", ["norm", "global norm"])
+@pytest.mark.parametrize("strategy", ["S", "S and P"])
+def test_clipping_of_accumulated_gradients(strategy, clipping):
+    train_both(
+        "vectors",
+        strategy,
+        lambda: keras.optimizers.SGD(0.5, gradient_accumulation_steps=2, **CLIPPING[clipping]),
+    )
+
+
+@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+def test_clipping_of_convolutions_and_normalization(strategy):
+    train_both("images", strategy, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.1), 2e-5)
+
+
+@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+def test_averages_that_overwrite_weights(strategy):
+    train_both(
+        "vectors",
+        strategy,
+        lambda: keras.optimizers.SGD(
+            0.1, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=2
+        ),
+    )
+
+
+@pytest.mark.parametrize("strategy", ["S", "S and P"])
+def test_a_fixed_loss_scale(strategy):
+    train_both("vectors", strategy, lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0))
+    train_both(
+        "vectors",
+        strategy,
+        lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0, clipnorm=0.02),
+    )
+
+
+@pytest.mark.parametrize("strategy", CHOSEN)
+def test_a_loss_scale_that_grows(strategy):
+    train_both(
+        "vectors",
+        strategy,
+        lambda: keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1),
+            initial_scale=64.0,
+            dynamic_growth_steps=2,
+        ),
+    )
+
+
+@pytest.mark.parametrize("strategy", CHOSEN)
+def test_steps_with_infinite_gradients_are_skipped_everywhere(strategy):
+    def with_an_outlier(x):
+        x[11] *= 1e6  # in the second step
+        return x
+
+    model = train_both(
+        "vectors",
+        strategy,
+        lambda: keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=2.0**113
+        ),
+        change=with_an_outlier,
+    )
+    assert int(model.optimizer.iterations) == 4
+    assert float(model.optimizer.dynamic_scale) == 2.0**112
+
+
+@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+def test_mixed_float16_scales_the_loss_by_itself(strategy):
+    def build():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [
+                keras.Input((6,), name="x"),
+                layers.Dense(8, "relu", name="inner"),
+                layers.Dense(4, name="class"),
+                layers.Activation("softmax", dtype="float32"),
+            ]
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        return model
+
+    x, y, _ = SUBJECTS["vectors"].samples()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        plain, ours = build(), build()
+        assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer)
+        fit = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+        expected = plain.fit(x, y, **fit)
+        soap = SoapStrategy(method="data_parallel", verbose=0)
+        if strategy != "S":
+            captured = SoapStrategy(method="data_parallel", verbose=0)
+            build().fit(x, y, callbacks=[captured], **fit)
+            soap = SoapStrategy(strategy=NAMED[strategy](captured.costs.lowering), verbose=0)
+        actual = ours.fit(x, y, callbacks=[soap], **fit)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    # To the digits that float16 has.
+    np.testing.assert_allclose(actual.history["loss"], expected.history["loss"], rtol=2e-3)
+    assert float(ours.optimizer.dynamic_scale) == float(plain.optimizer.dynamic_scale)
+    assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations) > 0
+    for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
