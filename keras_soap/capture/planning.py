@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_soap.capture.losses import capture_step
-from keras_soap.capture.model import capture
+from keras_soap.capture.model import CapturedModel, capture
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import OperatorGraph
 
@@ -23,12 +23,19 @@ def capture_for_planning(
         training: Whether to add targets and losses.
         time_chunk: As in `capture.model.capture`.
     """
+    return capture_with_layers(model, batch_size, training, time_chunk).graph
+
+
+def capture_with_layers(
+    model: keras.Model, batch_size: int, training: bool, time_chunk: int | None = None
+) -> CapturedModel:
+    """The same with the Keras layers that the operators are calls of, as measuring needs it."""
     if not isinstance(model, keras.Model):
         raise CaptureError(
             f"The model is a {type(model).__name__}. Return a Keras model or an OperatorGraph."
         )
     # Says what is wrong with a model, if anything.
-    forward = capture(model, batch_size, time_chunk).graph
+    forward = capture(model, batch_size, time_chunk)
     if not training:
         return forward
     if isinstance(model, keras.Sequential):
@@ -40,7 +47,7 @@ def capture_for_planning(
     targets = _targets(model, outputs, batch_size)
     inputs = keras.tree.map_structure(lambda x: _sized(x.shape, batch_size, x.dtype), inputs)
     model._symbolic_build(data_batch=(inputs, targets))
-    return capture_step(model, batch_size, targets, time_chunk=time_chunk).model.graph
+    return capture_step(model, batch_size, targets, time_chunk=time_chunk).model
 
 
 def _suggested_loss(output: Any) -> str:

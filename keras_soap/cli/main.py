@@ -16,7 +16,7 @@ from absl import flags
 
 from keras_soap.errors import SoapError
 
-COMMANDS = ("search", "simulate", "show")
+COMMANDS = ("search", "simulate", "profile", "show")
 
 
 def run() -> None:

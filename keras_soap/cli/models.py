@@ -46,6 +46,30 @@ def load_graph(name: str, batch_size: int, training: bool) -> OperatorGraph:
     return _capture(_keras_model(name), batch_size, training)
 
 
+def load_layers(name: str, batch_size: int, training: bool) -> tuple[Any, Any]:
+    """The Keras model that `name` says, and what was captured of it, layers included.
+
+    Raises:
+        CaptureError: If it is an operator graph, which has no layers that could run.
+    """
+    if name.endswith((".textproto", ".pb")) or (":" not in name and name in zoo.MODELS):
+        raise _no_layers(name)
+    made = _call(name, batch_size) if ":" in name else _keras_model(name)
+    if isinstance(made, OperatorGraph):
+        raise _no_layers(name)
+    from keras_soap.capture.planning import capture_with_layers
+
+    return made, capture_with_layers(made, batch_size, training)
+
+
+def _no_layers(name: str) -> CaptureError:
+    return CaptureError(
+        f"Model {name!r} is an operator graph, with no layers to run and measure. Give "
+        "module:function that returns a Keras model (in examples/, alexnet:model for example), a "
+        ".keras file, or a name in keras.applications."
+    )
+
+
 def _capture(model: Any, batch_size: int, training: bool) -> OperatorGraph:
     from keras_soap.capture.planning import capture_for_planning
 

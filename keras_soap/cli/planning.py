@@ -1,5 +1,6 @@
 """What `search` and `simulate` have in common: the problem."""
 
+import sys
 from dataclasses import dataclass
 
 from absl import flags
@@ -8,6 +9,7 @@ from keras_soap.cli.main import UsageError
 from keras_soap.cli.models import load_graph
 from keras_soap.cli.outputs import define_output_flags
 from keras_soap.cli.quiet import quiet
+from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.roofline import Roofline
@@ -52,7 +54,7 @@ def define_problem_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "profile",
         None,
-        "File of a cost profile; without it, costs are analytic.",
+        "File of a cost profile, as keras-soap profile writes it; without it, costs are analytic.",
         flag_values=values,
     )
     define_output_flags(values)
@@ -77,4 +79,12 @@ def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProbl
     profile = cost_io.load(values.profile) if values.profile else Roofline()
     training = values.mode == "training"
     graph = load_graph(values.model, values.batch_size, training)
+    if values.topology.partition(":")[0] == "local":
+        here = environment.describe([device.name for device in topology.devices])
+    else:
+        here = environment.software_versions()
+    model = getattr(profile, "device_model", None)
+    if model in (None, *(device.model for device in topology.devices)):  # Else it is refused.
+        for reason in fitting.misfits(profile, graph, here):
+            print(f"keras-soap: warning: --profile={values.profile} {reason}", file=sys.stderr)
     return PlannedProblem(graph, topology, profile, training)

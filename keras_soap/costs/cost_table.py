@@ -2,8 +2,10 @@
 
 1. Parts with the same key take the same time; a key has the part's shapes, never its position.
 2. A part that is not listed takes what the roofline says.
+3. An update takes what lies between the listed updates of the next sizes, in proportion to bytes.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +23,13 @@ from keras_soap.topology.device_topology import Device
 
 @dataclass(frozen=True, slots=True)
 class PartTime:
-    """Times of one part.
+    """Times of one part, or of one update.
 
     Attributes:
-        forward_ns: Mean time of the forward pass.
-        backward_ns: Mean time of the backward pass.
-        relative_spread: Standard deviation of both over their mean.
-        num_runs: Runs that the means are over.
+        forward_ns: Median time of the forward pass; for an update, of the update.
+        backward_ns: Median time of the backward pass.
+        relative_spread: Standard deviation of both together over their median.
+        num_runs: Runs that the medians are over.
     """
 
     forward_ns: int
@@ -42,8 +44,8 @@ class CostTable:
 
     Attributes:
         device_model: The model of device that it holds for, as in `Device.model`.
-        entries: Times by `part_keys`.
-        roofline: For what is not listed, and for updates.
+        entries: Times by `part_keys` and `update_key`.
+        roofline: For what is not listed.
         source: Where the entries come from.
         created: When it was made, as RFC 3339, or `""`.
         versions: Of what was measured.
@@ -70,7 +72,22 @@ class CostTable:
 
     def update_time_ns(self, num_bytes: int, device: Device) -> int:
         self._check(device)
-        return self.roofline.update_time_ns(num_bytes, device)
+        sizes, times = self._updates
+        if not len(sizes):
+            return self.roofline.update_time_ns(num_bytes, device)
+        if num_bytes > sizes[-1]:
+            return round(times[-1] * num_bytes / sizes[-1])
+        return round(np.interp(num_bytes, sizes, times))
+
+    @functools.cached_property
+    def _updates(self) -> tuple[np.ndarray, np.ndarray]:
+        """float64 twice: bytes of the listed updates, ascending, and their times in nanoseconds."""
+        found = sorted(
+            (json.loads(key)[2], time.forward_ns)
+            for key, time in self.entries.items()
+            if key.startswith(_UPDATE)
+        )
+        return tuple(np.array(found, np.float64).reshape(-1, 2).T)  # type: ignore[return-value]
 
     def _check(self, device: Device) -> None:
         if device.model != self.device_model:
@@ -78,6 +95,14 @@ class CostTable:
                 f"The profile is for devices of model {self.device_model!r}, but {device.name!r} "
                 f"is of model {device.model!r}. Profile that one, or use the analytic costs."
             )
+
+
+_UPDATE = '["update",'
+
+
+def update_key(optimizer: str, num_bytes: int) -> str:
+    """What identifies the cost of an update by an optimizer, as compact JSON."""
+    return json.dumps(["update", optimizer, num_bytes], separators=(",", ":"))
 
 
 def part_keys(operator: Operator, regions: Regions) -> list[str]:

@@ -10,13 +10,18 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import capture, function_of
+from keras_soap.costs import environment, fitting
+from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.costs.measure import MeasuredProfile
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ExecutionError, StrategyError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
 from keras_soap.runtime import layouts
 from keras_soap.runtime.functions import StepFunctions
+from keras_soap.runtime.measured_topology import measure_topology
+from keras_soap.runtime.measuring import measure_all
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
@@ -55,7 +60,13 @@ class SoapStrategy(keras.callbacks.Callback):
         dims: Kinds of parallelism that the search may use, letters of `"SOAP"`: sample,
             operation, attribute, parameter.
         method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
-        profile: Times of operators; by default analytic ones, from the topology's figures.
+        profile: Where times of operators come from. `"analytic"`, the default: the topology's
+            figures. `"measured"`: each part that the search may ask for is run on the devices and
+            timed before the search begins, mostly within a second or two each; times are kept in
+            the user's cache directory, so that the next time begins at once. Connections are timed
+            too, if the topology is `"local"`. Else the path of a profile that
+            `keras-soap profile` wrote, or a `CostProfile`. A profile that does not fit this
+            machine or this model gives a warning that says why.
         time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
             Blocks of steps are then placed each on its own, so that they can run in a wavefront.
             By default a layer is one operator.
@@ -79,7 +90,7 @@ class SoapStrategy(keras.callbacks.Callback):
         seed: int = 0,
         dims: str = "SOAP",
         method: str = "mcmc",
-        profile: CostProfile | None = None,
+        profile: "str | os.PathLike[str] | CostProfile | None" = None,
         time_chunk: int | None = None,
         verbose: int = 1,
     ):
@@ -89,10 +100,11 @@ class SoapStrategy(keras.callbacks.Callback):
         self.result: SearchResult | None = None
         self._strategy_file = None if isinstance(strategy, Strategy | None) else strategy
         self._topology = topology
+        self._is_local = isinstance(topology, str) and topology.partition(":")[0] == "local"
         self._seed = seed
         self._dims = dims
         self._method = method
-        self._profile = profile or Roofline()
+        self._asked_profile = profile
         self._verbose = verbose
         self._time_chunk = time_chunk
         self._is_training = False
@@ -199,10 +211,32 @@ class SoapStrategy(keras.callbacks.Callback):
 
     def _start(self, step: CapturedStep) -> TrainingRun:
         """Finds a strategy for what was captured, and shards the model."""
-        self._costs = Costs(Lowering(step.model.graph), self.topology, self._profile)
+        lowering = Lowering(step.model.graph)
+        profile = self._profile_for(step, lowering)
+        self._costs = Costs(lowering, self.topology, profile)
         strategy = self._find_strategy()
         names = [_full_name(device.name) for device in self.topology.devices]
         return TrainingRun(self.model, step, self._costs.lowering, strategy, names)
+
+    def _profile_for(self, step: CapturedStep, lowering: Lowering) -> CostProfile:
+        asked = self._asked_profile
+        if asked is None or asked == "analytic":
+            return Roofline()
+        if asked == "measured":
+            searches = self.strategy is None and self._strategy_file is None
+            if searches and self._is_local:
+                self._topology, _ = measure_topology(self.topology)
+            profile = MeasuredProfile(step.model, self.topology, self.model.optimizer)
+            if searches:
+                measure_all(profile, lowering, self.topology, self._dims, self._verbose > 0)
+            return profile
+        if not isinstance(asked, (str, os.PathLike)):
+            return asked
+        table = cost_io.load(asked)
+        here = environment.describe([device.name for device in self.topology.devices])
+        for reason in fitting.misfits(table, lowering.graph, here):
+            logging.warning("profile=%r %s", os.fspath(asked), reason)
+        return table
 
     def _find_strategy(self) -> Strategy:
         lowering = self.costs.lowering
@@ -219,7 +253,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self.result = search(
             lowering.graph,
             self.topology,
-            self._profile,
+            self.costs.profile,
             budget=Budget(seconds=self.search_budget_s),
             seed=self._seed,
             dims=self._dims,

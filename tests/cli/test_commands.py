@@ -137,7 +137,7 @@ def test_search_is_no_worse_than_the_baselines_and_leaves_its_strategy(run, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["serch"], 2, "no command 'serch'. Use one of: search, simulate, show."),
+        (["serch"], 2, "no command 'serch'. Use one of: search, simulate, profile, show."),
         (["show"], 2, "show takes one file, not 0."),
         (["show", "missing.pb"], 1, "missing.pb: No such file or directory."),
         (["show", "p10"], 1, "no topology 'p10'. Did you mean 'p100'?"),

@@ -1,0 +1,136 @@
+"""`keras-soap profile`: measures a model's operators and this machine's connections."""
+
+import sys
+
+from absl import flags
+
+from keras_soap.cli.main import UsageError
+from keras_soap.cli.models import load_layers
+from keras_soap.cli.quiet import quiet
+from keras_soap.costs import proto_io as cost_io
+from keras_soap.topology import proto_io as topology_io
+
+SUMMARY = "Measures a model's operators, and the connections of this machine's devices."
+USAGE = """--model=M --batch_size=N --profile_out=FILE --topology_out=FILE
+
+What was measured before is taken from the user's cache directory, so that a profile that was
+interrupted goes on where it was. Measure on an idle machine."""
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds the flags of this command."""
+    flags.DEFINE_string(
+        "model",
+        None,
+        "The model: module:function that returns a Keras model, a .keras file, or a name in "
+        "keras.applications.",
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Samples in one step, over all devices together.",
+        lower_bound=1,
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_string("profile_out", None, "File for the times.", flag_values=values)
+    flags.DEFINE_string("topology_out", None, "File for the machine.", flag_values=values)
+    flags.DEFINE_integer(
+        "num_devices",
+        None,
+        "Logical CPU devices, with one thread each; by default the GPUs, or else one device.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "dims",
+        "SAP",
+        "Kinds of splits to measure parts of: S samples, A attributes, P parameters.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "part_seconds",
+        1.0,
+        "Seconds at most to repeat a part until its median is known well enough.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_bool("progress", True, "Show a progress bar.", flag_values=values)
+
+
+def run(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Measures, prints and writes."""
+    if arguments:
+        raise UsageError(f"There is an argument {arguments[0]!r} that belongs to no flag.")
+    if not (values.profile_out or values.topology_out):
+        raise UsageError("Nothing would be written. Give --profile_out or --topology_out, or both.")
+    if set(values.dims.upper()) - set("SAP"):
+        raise UsageError(f"--dims={values.dims} must be letters of SAP, such as SP.")
+    with quiet():
+        import tensorflow as tf
+
+        from keras_soap.costs.measure import MeasuredProfile
+        from keras_soap.costs.timing import Precision
+        from keras_soap.runtime.devices import use_logical_cpus
+        from keras_soap.runtime.measured_topology import measure_topology
+        from keras_soap.runtime.measuring import measure_all
+        from keras_soap.tasks.lowering import Lowering
+        from keras_soap.topology.local import local_topology
+
+        if values.num_devices is not None:
+            use_logical_cpus(values.num_devices)
+            _set_threads(tf, values.num_devices)
+    topology = local_topology()
+    precision = Precision(seconds=values.part_seconds)
+    if values.topology_out:
+        _say("Measuring connections of " + ", ".join(device.name for device in topology.devices))
+        topology, links = measure_topology(topology, precision)
+        topology_io.save(values.topology_out, topology)
+        print(_links_table(topology, links))
+        print(f"Wrote the topology to {values.topology_out}")
+    if not values.profile_out:
+        return
+    model, captured = load_layers(values.model, values.batch_size, training=True)
+    profile = MeasuredProfile(captured, topology, model.optimizer, precision=precision)
+    try:
+        measure_all(
+            profile, Lowering(captured.graph), topology, values.dims.upper(), values.progress
+        )
+    except KeyboardInterrupt:
+        _say(f"Interrupted; {profile.num_measured} new times are kept in {profile.cache.path}")
+        raise
+    table = profile.table()
+    cost_io.save(values.profile_out, table)
+    print(
+        f"{len(table.entries)} times, {profile.num_measured} of them measured now, the others "
+        f"from {profile.cache.path}\nWrote the profile to {values.profile_out}"
+    )
+
+
+def _set_threads(tf, num_devices: int) -> None:
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(num_devices + 2)
+    except RuntimeError:  # TensorFlow has started; so the threads are as they are.
+        _say("TensorFlow has started, so its threads stay as they are.")
+
+
+def _links_table(topology, links) -> str:
+    from keras_soap.runtime.measured_topology import predict
+
+    lines = [
+        f"overhead of a task {topology.devices[0].task_overhead_ns / 1e3:.1f} µs",
+        *(
+            f"{m.kind:<11}{m.num_bytes / 1024:>8,.0f} KiB{m.time_ns / 1e3:>11,.0f} µs ± "
+            f"{100 * m.relative_spread:>2.0f} % measured{predict(topology, m) / 1e3:>11,.0f} µs "
+            "as modelled"
+            for m in links
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    print(f"keras-soap: {line}", file=sys.stderr)

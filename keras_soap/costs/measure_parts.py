@@ -1,0 +1,314 @@
+"""Runs parts, updates and bare tasks on real devices, and times them.
+
+A part runs as the runtime runs it: the rule computes it from slices, under a tape of its own, in a
+multi-device function. Forward is what the forward pass takes beyond an empty function on the same
+arguments; backward is what forward and backward together take beyond that.
+
+Logical CPUs share memory, its bandwidth and perhaps cores: there all devices run the part at once,
+as they do in a step. GPUs have their own: one runs it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_soap.capture.model import CapturedModel
+from keras_soap.costs.cost_table import PartTime
+from keras_soap.costs.timing import Precision, time_in_turn
+from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.region import Regions
+from keras_soap.operators import registry
+from keras_soap.operators.rule import Part, PartCall
+
+SHORT_NS = 300_000
+"""A part that is done sooner is timed in several copies, since calling a function takes as long."""
+
+NUM_COPIES = 16
+"""How many copies; they run one after the other."""
+
+SMALL_UPDATE_BYTES = 256 * 1024
+"""Weights up to this size are updated in several copies."""
+
+NUM_CHAINED = 64
+"""Bare tasks that run one after the other, to tell what one takes."""
+
+
+def make_part(operator: Operator, regions: Regions, index: int) -> Part:
+    """Part `index` of those that make `regions`."""
+    rule = registry.find(operator.kind)
+
+    def at(all_regions: Sequence[Regions]) -> tuple:
+        return tuple(tuple(map(tuple, region[index].tolist())) for region in all_regions)
+
+    return Part(
+        operator,
+        index,
+        tuple(map(tuple, regions[index].tolist())),
+        at(rule.input_regions(operator, regions)),
+        at(rule.weight_regions(operator, regions)),
+    )
+
+
+def measure_part(
+    captured: CapturedModel,
+    number: int,
+    part: Part,
+    differentiated: Sequence[int],
+    has_backward: bool,
+    devices: Sequence[str],
+    precision: Precision,
+    training: bool = True,
+) -> PartTime:
+    """Times one part.
+
+    Args:
+        captured: The model that it is of.
+        number: Of its operator.
+        part: It.
+        differentiated: Positions of inputs that gradients go to.
+        has_backward: Whether it has a backward pass at all.
+        devices: That run it at once.
+        precision: When to stop repeating.
+        training: Whether in training mode.
+    """
+    random = np.random.default_rng(0)
+    values = [*_input_values(part, random), *_weight_values(part, random)]
+    arguments = _on_devices([x for x in values if x is not None], devices)
+
+    def split(flat: Sequence[tf.Tensor]) -> tuple[list, list]:
+        left = list(flat)
+        filled = [None if value is None else left.pop(0) for value in values]
+        return filled[: len(part.inputs)], filled[len(part.inputs) :]
+
+    def forward(flat: Sequence[tf.Tensor]) -> list[Any]:
+        inputs, weights = split(flat)
+        outputs, others = _compute(captured, number, part, inputs, weights, training)
+        return [*outputs, *others]
+
+    def both(flat: Sequence[tf.Tensor], arrived: Sequence[tf.Tensor]) -> list[Any]:
+        inputs, weights = split(flat)
+        tape = tf.GradientTape(watch_accessed_variables=False)
+        sources = [inputs[position] for position in differentiated]
+        sources += [
+            weight
+            for weight, spec in zip(weights, part.operator.weight_specs, strict=True)
+            if spec.trainable
+        ]
+        sources = [x for x in sources if x is not None and x.dtype.is_floating]
+        with tape:
+            tape.watch(sources)
+            outputs, others = _compute(captured, number, part, inputs, weights, training)
+        floating = [x for x in outputs if x.dtype.is_floating]
+        gradients = tape.gradient(floating, sources, output_gradients=list(arrived) or None)
+        flat_gradients = tf.nest.flatten([g for g in gradients if g is not None], True)
+        return [*outputs, *others, *flat_gradients]
+
+    forwards = _runner(forward, arguments, devices)
+    if not has_backward:
+        functions: list[tuple[Callable, list]] = [(forward, arguments)]
+        return _part_time(functions, devices, precision)
+    made = forwards()[: len(part.operator.output_specs)]
+    scale = 1.0 / max(1, part.operator.output.num_elements)
+    arrived = [np.full(x.shape, scale, "float32") for x in made if x.dtype.is_floating]
+    arrived = [tf.cast(a, x.dtype) for a, x in zip(arrived, made, strict=False)]
+    with_arrived = [
+        [*own, *of_arrived]
+        for own, of_arrived in zip(arguments, _on_devices(arrived, devices), strict=True)
+    ]
+    count = len(arguments[0])
+    functions = [
+        (forward, arguments),
+        (lambda flat: both(flat[:count], flat[count:]), with_arrived),
+    ]
+    return _part_time(functions, devices, precision)
+
+
+def _part_time(
+    functions: Sequence[tuple[Callable, list]], devices: Sequence[str], precision: Precision
+) -> PartTime:
+    """Times of a forward pass, and of a forward and a backward pass if there is one."""
+    copies = 1
+    while True:
+        runners = [_runner(_empty, functions[0][1], devices)]
+        runners += [_runner(f, arguments, devices, copies) for f, arguments in functions]
+        timing = time_in_turn(runners, precision)
+        times = [time // copies for time in timing.beyond_previous_ns]
+        if copies > 1 or sum(times) >= SHORT_NS:
+            backward_ns = times[1] if len(times) > 1 else 0
+            return PartTime(times[0], backward_ns, timing.relative_spread, timing.num_runs)
+        copies = NUM_COPIES
+
+
+def measure_update(
+    optimizer: keras.optimizers.Optimizer,
+    num_bytes: int,
+    devices: Sequence[str],
+    precision: Precision,
+) -> PartTime:
+    """Times the update of `num_bytes` of float32 weights, by a clone of `optimizer`.
+
+    Small weights are updated several at once, as in a step.
+    """
+    num_elements = max(1, num_bytes // 4)
+    copies = NUM_COPIES if num_bytes <= SMALL_UPDATE_BYTES else 1
+    pairs = []
+    for device in devices:
+        with tf.device(device):
+            values = np.zeros(num_elements, "float32")
+            variables = [keras.Variable(values, name=f"measured_{n}") for n in range(copies)]
+            clone = type(optimizer).from_config(optimizer.get_config())
+            clone.build(variables)
+            pairs.append((clone, variables))
+    remaining = iter(pairs)
+
+    def update(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        clone, variables = next(remaining)
+        clone.apply(list(flat), variables)
+        return []
+
+    arguments = _on_devices([np.ones(num_elements, "float32")] * copies, devices)
+    runners = [_runner(function, arguments, devices) for function in (_empty, update)]
+    timing = time_in_turn(runners, precision)
+    update_ns = timing.beyond_previous_ns[0] // copies
+    return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
+
+
+def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartTime:
+    """Times what a task takes whatever its size: a dense layer of almost nothing, and a slice."""
+
+    def chain(length: int) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
+        def run(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            x, kernel, bias = flat
+            for _ in range(length):
+                x = tf.slice(tf.nn.relu(tf.matmul(x, kernel) + bias), [0, 0], [1, 4])
+            return [x]
+
+        return run
+
+    values = [tf.ones((1, 4)), tf.eye(4, 8), tf.zeros(8)]
+    arguments = _on_devices(values, devices)
+    runners = [_runner(chain(length), arguments, devices) for length in (1, 1 + NUM_CHAINED)]
+    timing = time_in_turn(runners, precision)
+    overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED
+    return PartTime(overhead_ns, 0, timing.relative_spread, timing.num_runs)
+
+
+def _compute(
+    captured: CapturedModel,
+    number: int,
+    part: Part,
+    inputs: list[Any],
+    weights: list[Any],
+    training: bool,
+) -> tuple[tuple[Any, ...], list[Any]]:
+    """Outputs of a part, and what else its forward pass makes: states, reports."""
+    operator = part.operator
+    rule = registry.find(operator.kind)
+    layer = captured.layers[number]
+    arguments = captured.arguments[number] or (lambda flat: (tuple(flat), {}))
+    combined: list[Any] = []
+    call = PartCall(part, layer, arguments, inputs, weights, combined, training)
+    region = np.array(part.output, np.int64).reshape(1, -1, 2)
+    combines = [c for c in rule.combines(operator, region) if training or not c.training_only]
+    share = operator.output.num_elements / math.prod(stop - start for start, stop in part.output)
+    for stage, combine in enumerate(combines):
+        contribution = rule.contribute(call, stage)
+        # As if the parts that it would be reduced with had contributed the same.
+        combined.append(contribution * share if combine.reduction == "sum" else contribution)
+    result = rule.compute(call)
+    others = list(result.updates.values())
+    if operator.kind == "loss" and hasattr(layer, "metric_states"):
+        others += layer.metric_states(inputs)
+    return result.outputs, others
+
+
+def _input_values(part: Part, random: np.random.Generator) -> list[Any]:
+    operator = part.operator
+    most = 2
+    for position in registry.find(operator.kind).sparse_weights:
+        most = operator.weight_specs[position].shape[0]
+    if operator.kind == "loss":
+        most = operator.input_specs[0].shape[-1] if operator.input_specs[0].shape[1:] else 2
+    values = []
+    for spec, region in zip(operator.input_specs, part.inputs, strict=True):
+        shape = tuple(stop - start for start, stop in region)
+        if 0 in shape:
+            values.append(None)
+        elif spec.is_floating:
+            # Positive, as a prediction of a probability must be.
+            values.append(tf.cast(random.uniform(0.1, 0.9, shape), spec.dtype))
+        else:
+            high = most if spec.dtype != "bool" else 2
+            values.append(tf.cast(random.integers(0, high, shape), spec.dtype))
+    return values
+
+
+def _weight_values(part: Part, random: np.random.Generator) -> list[Any]:
+    values = []
+    for spec, region in zip(part.operator.weight_specs, part.weights, strict=True):
+        shape = tuple(stop - start for start, stop in region)
+        if "float" not in spec.dtype:
+            values.append(tf.cast(random.integers(0, 2, shape), spec.dtype))
+        else:
+            # States such as a variance are positive.
+            low, high = (-0.1, 0.1) if spec.trainable else (0.5, 1.5)
+            values.append(tf.cast(random.uniform(low, high, shape), spec.dtype))
+    return values
+
+
+def _on_devices(values: Sequence[Any], devices: Sequence[str]) -> list[list[tf.Tensor]]:
+    """A copy of all values for each device, each in memory of its own."""
+    result = []
+    for device in devices:
+        with tf.device(device):
+            result.append([tf.constant(np.array(value)) for value in values])
+    return result
+
+
+def _empty(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    return [tf.constant(0.0)]
+
+
+def _runner(
+    function: Callable[[Sequence[tf.Tensor]], list[Any]],
+    arguments: Sequence[Sequence[tf.Tensor]],
+    devices: Sequence[str],
+    copies: int = 1,
+) -> Callable[[], list[tf.Tensor]]:
+    """Runs `function` on every device at once, each on its own arguments; has run once.
+
+    It runs `copies` times, one after the other. All that it makes is returned, so that nothing is
+    pruned.
+    """
+    count = len(arguments[0])
+
+    def run(*flat: tf.Tensor) -> list[Any]:
+        made: list[Any] = []
+        for number, device in enumerate(devices):
+            own = flat[number * count : (number + 1) * count]
+            before: list[Any] = []
+            for _ in range(copies):
+                with tf.device(device):
+                    if before:
+                        # Only arguments wait: constants that did would be merged, into a cycle.
+                        with tf.control_dependencies(before):
+                            own = [tf.identity(tensor) for tensor in own]
+                    before = function(own)
+                made += before
+        return made
+
+    flat = [tensor for own in arguments for tensor in own]
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in flat]
+    concrete = tf.function(run, autograph=False).get_concrete_function(*specs)
+
+    def call() -> list[tf.Tensor]:
+        made = concrete(*flat)
+        tf.test.experimental.sync_devices()
+        return made
+
+    call()
+    return call

@@ -1,0 +1,186 @@
+"""This machine's topology with what its connections and its tasks really take.
+
+1. A copy is what the runtime does for a transfer: cut on one device, moved, joined on the other.
+2. A reduction is the runtime's own, among all devices.
+3. Both are timed by size, a few in a row; latency and bandwidth are those with which the
+   topology predicts all of these times best (least squares of the logarithms: a transfer of 1 kB
+   counts as much as one of 64 MB).
+"""
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from keras_soap.costs.measure_parts import measure_task_overhead
+from keras_soap.costs.timing import Precision, time_in_turn
+from keras_soap.errors import TopologyError
+from keras_soap.runtime import collectives
+from keras_soap.tasks import all_reduce
+from keras_soap.topology.device_topology import DeviceTopology
+
+COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20, 32 * 2**20)
+"""Sizes of copies and reductions that are timed."""
+
+LATENCIES_NS = np.geomspace(100, 1e6, 41)
+BANDWIDTHS_BYTES_PER_S = np.geomspace(1e8, 1e12, 65)
+"""What connections are searched for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTime:
+    """One measurement.
+
+    Attributes:
+        kind: `"copy"` from the first device to the second, or `"all_reduce"` among all.
+        num_bytes: Of the tensor.
+        time_ns: Median.
+        relative_spread: Standard deviation over the median.
+    """
+
+    kind: str
+    num_bytes: int
+    time_ns: int
+    relative_spread: float
+
+
+def measure_topology(
+    topology: DeviceTopology, precision: Precision | None = None
+) -> tuple[DeviceTopology, list[LinkTime]]:
+    """The topology with measured task overhead and connections, and the measurements.
+
+    Args:
+        topology: Of this process, as `topology.local` describes it: all devices on one switch.
+        precision: When to stop repeating.
+    """
+    precision = precision or Precision()
+    names = [device.name for device in topology.devices]
+    busy = names if topology.devices[0].kind == "CPU" else names[:1]
+    overhead_ns = measure_task_overhead(busy, precision).forward_ns
+    today = datetime.datetime.now(datetime.UTC).date()
+    source = f"measured by keras-soap profile on {today}"
+    devices = tuple(
+        dataclasses.replace(device, task_overhead_ns=overhead_ns) for device in topology.devices
+    )
+    topology = dataclasses.replace(topology, devices=devices, source=source)
+    if topology.num_devices == 1:
+        return topology, []
+    found = [measure_copy(names[:2], size, precision) for size in COPY_BYTES]
+    found += [measure_all_reduce(names, size, precision) for size in COPY_BYTES]
+    return fit(topology, found), found
+
+
+def measure_copy(names: Sequence[str], num_bytes: int, precision: Precision) -> LinkTime:
+    """Times transfers of `num_bytes` between two devices, one after the other, to and fro."""
+    count = max(2, num_bytes // 4)
+
+    def copies(tensor: tf.Tensor, *rests: tf.Tensor) -> tf.Tensor:
+        for hop in range(_hops(num_bytes)):
+            source, target = hop % 2, (hop + 1) % 2
+            with tf.device(names[source]):
+                piece = tf.slice(tensor, [1], [count - 1])
+            piece = collectives.move(piece, names[target])
+            with tf.device(names[target]):
+                tensor = tf.concat([rests[target], piece], 0)
+        return tensor
+
+    timing = _time(copies, [_ones(names[0], count), *(_ones(name, 1) for name in names)], precision)
+    return _per_hop("copy", num_bytes, *timing)
+
+
+def measure_all_reduce(names: Sequence[str], num_bytes: int, precision: Precision) -> LinkTime:
+    """Times the runtime's reductions of `num_bytes` among all devices, one after the other."""
+
+    def reductions(*tensors: tf.Tensor) -> list[tf.Tensor]:
+        made = list(tensors)
+        for _ in range(_hops(num_bytes)):
+            made = collectives.reduce(made, names)
+        return made
+
+    timing = _time(reductions, [_ones(name, max(1, num_bytes // 4)) for name in names], precision)
+    return _per_hop("all_reduce", num_bytes, *timing)
+
+
+def _hops(num_bytes: int) -> int:
+    """Several, so that threads are awake, as in a step, and the call of a function counts little.
+
+    An even number, so that both directions count alike.
+    """
+    return 16 if num_bytes <= 2**20 else 2
+
+
+def _ones(device: str, count: int) -> tf.Tensor:
+    with tf.device(device):
+        return tf.ones(count)
+
+
+def _per_hop(kind: str, num_bytes: int, time_ns: int, relative_spread: float) -> LinkTime:
+    return LinkTime(kind, num_bytes, time_ns // _hops(num_bytes), relative_spread)
+
+
+def fit(topology: DeviceTopology, found: Sequence[LinkTime]) -> DeviceTopology:
+    """The topology whose connections predict `found` best, all of them alike."""
+    if any(len(topology.route(0, other).links) != 2 for other in range(1, topology.num_devices)):
+        raise TopologyError(
+            f"Topology {topology.name!r} joins devices otherwise than by one switch, which cannot "
+            "be measured. Use the topology that 'local' gives."
+        )
+    found = [measured for measured in found if measured.time_ns > 0]
+
+    def error(log_latency: float, log_bandwidth: float) -> float:
+        guess = _with_links(topology, math.exp(log_latency), math.exp(log_bandwidth))
+        return sum(math.log(predict(guess, m) / m.time_ns) ** 2 for m in found)
+
+    latencies, bandwidths = np.log(LATENCIES_NS), np.log(BANDWIDTHS_BYTES_PER_S)
+    latency, bandwidth = latencies[len(latencies) // 2], bandwidths[len(bandwidths) // 2]
+    for _ in range(10):  # One after the other, until neither moves.
+        before = latency, bandwidth
+        bandwidth = min(bandwidths, key=lambda b: error(before[0], b))
+        latency = min(latencies, key=lambda a: error(a, bandwidth))
+        if (latency, bandwidth) == before:
+            break
+    return _with_links(topology, math.exp(latency), math.exp(bandwidth))
+
+
+def predict(topology: DeviceTopology, measured: LinkTime) -> int:
+    """What `topology` says of the time of a measurement."""
+    if measured.kind == "copy":
+        return topology.route(0, 1).time_ns(measured.num_bytes)
+    devices = list(range(topology.num_devices))
+    return all_reduce.cost(topology, devices, measured.num_bytes // 4, 4).time_ns
+
+
+def _with_links(topology: DeviceTopology, latency_ns: float, bandwidth: float) -> DeviceTopology:
+    """All connections with half of a latency (a route has two of them), and a bandwidth."""
+    return dataclasses.replace(
+        topology,
+        connections=tuple(
+            dataclasses.replace(
+                connection,
+                latency_ns=max(1, round(latency_ns / 2)),
+                bandwidth_bytes_per_s=float(f"{bandwidth:.4g}"),
+            )
+            for connection in topology.connections
+        ),
+    )
+
+
+def _time(function, arguments: list[tf.Tensor], precision: Precision) -> tuple[int, float]:
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments]
+    runners = []
+    for body in (lambda *given: tf.constant(0.0), function):
+        concrete = tf.function(body, autograph=False).get_concrete_function(*specs)
+
+        def run(concrete=concrete) -> object:
+            made = concrete(*arguments)
+            tf.test.experimental.sync_devices()
+            return made
+
+        run()
+        runners.append(run)
+    timing = time_in_turn(runners, precision)
+    return timing.beyond_previous_ns[0], timing.relative_spread

@@ -1,0 +1,92 @@
+"""`SoapStrategy` with measured costs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf  # noqa: F401  # so that conftest makes devices
+from keras import layers
+
+from keras_soap import SoapStrategy
+from keras_soap.costs import measure, measure_parts, proto_io
+from keras_soap.costs.cost_table import CostTable, PartTime
+from keras_soap.costs.roofline import Roofline
+from keras_soap.errors import CostError
+from keras_soap.runtime import measured_topology
+from keras_soap.runtime.measured_topology import LinkTime, fit, predict
+from keras_soap.topology.local import local_topology
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(measure, "UPDATE_BYTES", (1024,))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Counts measurements, and makes them take no time."""
+    count = []
+    monkeypatch.setattr(
+        measure_parts, "measure_part", lambda *a: count.append(a) or PartTime(9_000, 9_000)
+    )
+    monkeypatch.setattr(measure_parts, "measure_update", lambda *a: PartTime(1_000, 0))
+    return count
+
+
+def fit_with(**arguments) -> SoapStrategy:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    arguments = {"search_budget_s": 0.2, "topology": "local:2", "verbose": 0} | arguments
+    soap = SoapStrategy(**arguments)
+    model.fit(np.ones((8, 4)), np.ones((8, 2)), batch_size=8, verbose=0, callbacks=[soap])
+    return soap
+
+
+def test_measured_costs_are_measured_before_the_search_and_kept(measured):
+    soap = fit_with(profile="measured")
+    assert soap.plan.evaluation.step_time_ns > 0
+    assert soap.costs.profile.source == "measured"
+    first = len(measured)
+    assert first == soap.costs.profile.num_measured - 1 > 0
+    fit_with(profile="measured")
+    assert len(measured) == first
+
+
+def test_a_given_strategy_needs_no_measurements(measured):
+    strategy = fit_with(method="data_parallel").strategy
+    soap = fit_with(profile="measured", strategy=strategy)
+    assert measured == []
+    assert soap.plan.evaluation.step_time_ns > 0  # Asks for what it needs.
+    assert measured
+
+
+def test_costs_are_analytic_unless_asked_otherwise(measured):
+    for profile in (None, "analytic"):
+        assert fit_with(profile=profile).costs.profile == Roofline()
+    mine = Roofline(0.5, 0.5)
+    assert fit_with(profile=mine).costs.profile is mine
+    assert measured == []
+
+
+def test_a_file_that_does_not_fit_is_used_with_a_warning(tmp_path, caplog):
+    table = CostTable("CPU", {}, versions={"tensorflow": "1.15.0"})
+    proto_io.save(tmp_path / "p.pb", table)
+    assert fit_with(profile=str(tmp_path / "p.pb")).costs.profile == table
+    assert "was made elsewhere: tensorflow '1.15.0' there" in caplog.text
+    assert "has no times of 3 of 5 operators" in caplog.text
+    with pytest.raises(CostError, match=r"Cannot read .*missing\.pb"):
+        fit_with(profile=tmp_path / "missing.pb")
+
+
+def test_connections_that_predict_measurements_are_found():
+    topology = local_topology().subset(2)
+    true = measured_topology._with_links(topology, 20_000, 5e9)
+    found = [
+        LinkTime(kind, size, predict(true, LinkTime(kind, size, 0, 0.0)), 0.0)
+        for kind in ("copy", "all_reduce")
+        for size in measured_topology.COPY_BYTES
+    ]
+    fitted = fit(topology, found)
+    for one in found:
+        assert predict(fitted, one) == pytest.approx(one.time_ns, rel=0.2)
