@@ -21,13 +21,13 @@ from keras_soap.strategy.strategy import Strategy
 if TYPE_CHECKING:
     from keras_soap.strategy.search_space import SearchSpace
 
-COPY_SHARE = 0.35
+COPY_SHARE = 0.5
 """Share of changes that take over the devices of a neighbour."""
 ALIKE_SHARE = 0.75
 """Share of those that are split alike where they can be."""
-SPREAD_SHARE = 0.3
+SPREAD_SHARE = 0.6
 """Share of changes that spread to neighbours."""
-SPREAD_MEAN = 4.0
+SPREAD_MEAN = 16.0
 """How many neighbours those reach on average."""
 ANYWHERE_SHARE = 0.05
 """Share of the other changes that go to any devices in any order."""
