@@ -136,7 +136,7 @@ class StepTracer:
                 )
             )
         block = self.lowering.operator(number, self.configs[number].degrees)
-        combines = [c for c in block.combines if self.training or not c.combine.training_only]
+        combines = block.combines_in(self.training)
         for stage, combine in enumerate(combines):
             for trace, call, device in zip(traces, calls, devices, strict=True):
                 with tf.device(device), trace.tape:

@@ -175,7 +175,11 @@ class TableMaker:
             for regions in inputs:
                 self._regions.extend(regions[parts].reshape(-1))
             self._add_reductions(config, parts, reductions)
-            combines = rule.combines(operator, outputs[0][parts])
+            combines = [
+                combine
+                for combine in rule.combines(operator, outputs[0][parts])
+                if self._training or not combine.training_only
+            ]
             self._add_combines(config, dimensions, of_config, combines)
 
     def _rows(self, operator: Operator, outputs, weights, total: int) -> np.ndarray:

@@ -33,11 +33,12 @@ def build(costs: Costs, strategy: Strategy, training: bool = True) -> TaskGraph:
         strategy: A configuration for each operator; must have passed `check_strategy`.
         training: Whether there are backward tasks, reductions and updates.
     """
-    return _Builder(costs, strategy).build(training)
+    return _Builder(costs, strategy, training).build()
 
 
 class _Builder:
-    def __init__(self, costs: Costs, strategy: Strategy):
+    def __init__(self, costs: Costs, strategy: Strategy, training: bool):
+        self.training = training
         self.costs = costs
         self.lowering = costs.lowering
         self.graph = costs.lowering.graph
@@ -58,11 +59,11 @@ class _Builder:
         ]
         self.reports: list[int] = []
 
-    def build(self, training: bool) -> TaskGraph:
+    def build(self) -> TaskGraph:
         for number in range(len(self.graph.operators)):
             self._forward(number)
         self._add_report()
-        if training:
+        if self.training:
             for number in reversed(range(len(self.graph.operators))):
                 if self.graph.has_backward[number]:
                     self._backward(number)
@@ -181,7 +182,8 @@ class _Builder:
         """Adds all stages of an operator; gives the first and the last task of each part."""
         backward = kind == TaskKind.BACKWARD
         config = self.configs[number]
-        combines = list(self.lowering.operator(number, config.degrees).combines)
+        block = self.lowering.operator(number, config.degrees)
+        combines = list(block.combines_in(self.training))
         times = self._times_ns(number, backward, len(combines) + 1)
         if backward:
             combines.reverse()

@@ -71,6 +71,10 @@ class OperatorBlock:
     weights: tuple[WeightBlock, ...]
     combines: tuple[CombineBlock, ...]
 
+    def combines_in(self, training: bool) -> tuple[CombineBlock, ...]:
+        """Those of a step of training, or of inference."""
+        return tuple(c for c in self.combines if training or not c.combine.training_only)
+
     @property
     def num_parts(self) -> int:
         return len(self.outputs[0])

@@ -179,11 +179,24 @@ def test_stages_share_the_time_of_their_part(seed):
                 assert graph.run_time_ns[mine].sum() == times[part]
 
 
+def in_training_only(costs: Costs, strategy: Strategy) -> list[int]:
+    """Operators that only a step of training reduces something of in the forward pass."""
+    blocks = map(costs.lowering.operator, range(len(strategy.configs)), degrees_of(strategy))
+    return [
+        number
+        for number, block in enumerate(blocks)
+        if any(combine.combine.training_only for combine in block.combines)
+    ]
+
+
+def degrees_of(strategy: Strategy) -> list[tuple[int, ...]]:
+    return [config.degrees for config in strategy.configs]
+
+
 @seeds
 def test_inference_is_the_forward_half_of_training(seed):
     costs, strategy = problem(seed)
     training, inference = build(costs, strategy), build(costs, strategy, training=False)
-    count = inference.num_tasks
     assert set(inference.kind.tolist()) <= {
         TaskKind.FORWARD,
         TaskKind.TRANSFER,
@@ -191,8 +204,23 @@ def test_inference_is_the_forward_half_of_training(seed):
         TaskKind.REPORT,
         TaskKind.REPORT_TRANSFER,
     }
+    left_out = in_training_only(costs, strategy)
+    assert not np.isin(inference.operator[inference.kind == TaskKind.COMBINE], left_out).any()
+    if left_out:
+        return
+    count = inference.num_tasks
     for name in ("kind", "operator", "part", "source", "destination", "num_bytes", "run_time_ns"):
         np.testing.assert_array_equal(getattr(training, name)[:count], getattr(inference, name))
+
+
+def test_batch_statistics_are_reduced_in_training_only():
+    found = 0
+    for seed in range(60):
+        costs, strategy = problem(seed)
+        graph = build(costs, strategy)
+        combined = set(graph.operator[graph.kind == TaskKind.COMBINE].tolist())
+        found += len(combined.intersection(in_training_only(costs, strategy)))
+    assert found
 
 
 @seeds
