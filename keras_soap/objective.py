@@ -125,6 +125,10 @@ class Objective:
         )
         return self._proposed
 
+    def prepare(self, space: SearchSpace) -> None:
+        """Makes ready for walks in a space, compiles what has to be; not a part of searching."""
+        self._simulator.prepare(space)
+
     def walk(
         self,
         current: Evaluation,

@@ -83,11 +83,13 @@ class _Sampling:
     """The rounds of all chains."""
 
     def __init__(self, problem: Problem, tracker: Tracker, budget: Budget, chains: list[Chain]):
+        self.problem = problem
         self.tracker = tracker
         self.budget = budget
         self.chains = chains
         self.cycle = int(self._cycles())
         self.start_sharpness = WARM
+        self.gained_little = False
         self.best_before_ns = tracker.best.step_time_ns
         self.improved_at = self._spent_so_far()
         self.best: Evaluation = tracker.best
@@ -127,7 +129,8 @@ class _Sampling:
 
     def _set_heat(self) -> None:
         best_ns = self.tracker.best.step_time_ns
-        if best_ns > (1 - LITTLE_GAIN) * self.best_before_ns:
+        self.gained_little = best_ns > (1 - LITTLE_GAIN) * self.best_before_ns
+        if self.gained_little:
             self.start_sharpness = max(HOT, self.start_sharpness / 3)
         else:
             self.start_sharpness = min(COLD, self.start_sharpness * 1.5)
@@ -136,7 +139,12 @@ class _Sampling:
     def _restart(self) -> None:
         ranked = sorted(self.chains, key=lambda chain: (chain.state.best.rank, chain.number))
         for chain in ranked[(len(ranked) + 1) // 2 :]:
-            state = ChainState(self.tracker.best, self.tracker.best)
+            start = self.tracker.best
+            if self.gained_little and chain is ranked[-1]:
+                strategy = self.problem.space.random_strategy(chain.rng)
+                start = self.problem.objective.evaluate(strategy)
+                self.tracker.offer(start)
+            state = ChainState(start, start)
             self.chains[chain.number] = Chain(chain.number, chain.rng, state, chain.proposals)
 
     def _size(self) -> tuple[int | None, float | None]:

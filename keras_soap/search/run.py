@@ -66,7 +66,9 @@ def search(
     """
     run = find(method)
     problem = Problem(graph, topology, profile or Roofline(), dims, training, tuple(initial))
-    _ = problem.starts  # The kernel may have to be compiled first, which is not searching.
+    # The kernel may have to be compiled first, which is not searching.
+    _ = problem.starts
+    problem.objective.prepare(problem.space)
     cores = num_cores or len(os.sched_getaffinity(0))
     path = Path(checkpoint) if checkpoint is not None else None
     with contextlib.ExitStack() as stack:

@@ -137,7 +137,7 @@ class Simulator:
             training: Whether a step is one of training.
             num_slots: Variables that the optimizer keeps for each weight.
         """
-        if not is_compiled(kernel.propose):
+        if not (is_compiled(kernel.propose) and is_compiled(walk)):
             logging.warning("Compiling the simulator's kernel. Once; it takes about a minute.")
         self.costs = costs
         self.training = training
@@ -213,7 +213,7 @@ class Simulator:
         assert self._pending is None, "accept or reject the last proposal first"
         of, scalar = space.moves, self._state.scalar
         moves.stand_at(of, space, self.strategy)
-        self._number_choices(space)
+        self.prepare(space)
         moves.refill(of, rng)
         scalar[NUM_ACCEPTED], scalar[PATIENCE_NS] = 0, -1
         scalar[BEST_STEP_NS] = best.outcome.step_time_ns
@@ -245,7 +245,8 @@ class Simulator:
         return Walked(best_strategy, outcome, made, int(scalar[NUM_ACCEPTED]))
 
     def _make_proposals(self, of: moves.Moves, rng, beta_per_ns: float, count: int) -> None:
-        while count:
+        """Makes `count` proposals; none compiles the kernel."""
+        while True:
             made, done = walk(
                 self._machine,
                 self._model,
@@ -257,13 +258,15 @@ class Simulator:
                 count,
             )
             count -= made
+            if done == DONE:
+                return
             if done == MISSES_RANDOM:
                 moves.refill(of, rng)
-            elif done != DONE:
+            else:
                 self._supply(done)
 
-    def _number_choices(self, space: SearchSpace) -> None:
-        """For each operator and choice the number of its configuration, as `walk` wants them."""
+    def prepare(self, space: SearchSpace) -> None:
+        """Makes ready for walks in a space: so that the first takes no longer than others."""
         if self._numbers_of is space:
             return
         numbers: list[int] = []
@@ -277,6 +280,7 @@ class Simulator:
             first_choice += len(degrees)
         self._numbers = (np.array(numbers, np.int64), first_number)
         self._numbers_of = space
+        self._make_proposals(space.moves, None, 1.0, 0)
 
     def accept(self) -> None:
         """Makes the proposal the strategy. It must not have exceeded its limit."""
