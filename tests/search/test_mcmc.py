@@ -126,3 +126,20 @@ def test_a_search_that_gains_little_starts_its_cycles_hotter():
     sampling.best_before_ns *= 2
     sampling._set_heat()
     assert sampling.start_sharpness > mcmc.HOT
+
+
+def test_after_little_gain_the_worst_chain_starts_somewhere_new():
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+    budget = Budget(proposals=4000)
+    tracker = Tracker(problem, budget)
+    chains = mcmc._start(problem, tracker, 0, 4)
+    worst = max(chains, key=lambda chain: (chain.state.best.rank, chain.number)).number
+    sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    sampling._restart()
+    assert sampling.chains[worst].state.current is tracker.best
+    sampling = mcmc._Sampling(problem, tracker, budget, mcmc._start(problem, tracker, 0, 4))
+    sampling._set_heat()
+    sampling._restart()
+    anew = sampling.chains[worst].state.current
+    assert anew.strategy not in [start.strategy for start in problem.starts]
+    assert sum(chain.state.current is tracker.best for chain in sampling.chains) >= 1
