@@ -12,7 +12,9 @@ def named(name: str) -> Callable[[Problem, Budget, int, RunOptions], SearchResul
     def search(
         problem: Problem, budget: Budget, seed: int, options: RunOptions = NO_OPTIONS
     ) -> SearchResult:
-        evaluation = problem.baselines[name]
+        evaluation = problem.baselines.get(name)
+        if evaluation is None:
+            evaluation = problem.objective.evaluate(problem.baseline(name))
         return SearchResult(
             strategy=evaluation.strategy,
             evaluation=evaluation,

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from absl import logging
+
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import OperatorGraph
@@ -15,6 +17,9 @@ from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
+
+MOST_PAIRS = 2**21
+"""Of parts that exchange data, in a baseline that is evaluated unasked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +92,30 @@ class Problem:
 
     @functools.cached_property
     def baselines(self) -> dict[str, Evaluation]:
-        """What the baselines cost, by name."""
-        return {
-            name: self.objective.evaluate(make(self.graph, self.lowering.dimensions, self.topology))
-            for name, make in BASELINES.items()
-        }
+        """What the baselines cost, by name.
+
+        Without those of more than `MOST_PAIRS` transfers, such as model parallelism on a thousand
+        devices: they take gigabytes to simulate, and are never near the fastest.
+        """
+        found = {}
+        for name in BASELINES:
+            strategy = self.baseline(name)
+            num_pairs = self.lowering.num_pairs(strategy)
+            if num_pairs > MOST_PAIRS:
+                logging.warning(
+                    "Left out the baseline %s: %s transfers each way on %d devices. To simulate it "
+                    "nevertheless, ask for it by name.",
+                    name,
+                    f"{num_pairs:,}",
+                    self.topology.num_devices,
+                )
+                continue
+            found[name] = self.objective.evaluate(strategy)
+        return found
+
+    def baseline(self, name: str) -> Strategy:
+        """The baseline of that name."""
+        return BASELINES[name](self.graph, self.lowering.dimensions, self.topology)
 
     @functools.cached_property
     def starts(self) -> tuple[Evaluation, ...]:

@@ -15,6 +15,7 @@ from keras_soap.graph.region import Regions, volume
 from keras_soap.operators import registry
 from keras_soap.operators.rule import NOT_AN_AXIS, Combine, Dimension, Part
 from keras_soap.strategy.parallel_config import part_indices
+from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks import overlap
 from keras_soap.topology.device_topology import Device, DeviceTopology
 
@@ -104,14 +105,31 @@ class Lowering:
         """What moves along `edge` when its ends have the degrees `producer` and `consumer`."""
         key = (edge.index, producer, consumer)
         if key not in self._edges:
-            source = edge.producer
-            self._edges[key] = overlap.find(
-                self.graph.operators[source.operator].output_specs[source.output].shape,
-                [d.axes[source.output] for d in self.dimensions[source.operator]],
-                producer,
-                self.operator(edge.consumer, consumer).inputs[edge.input],
-            )
+            self._edges[key] = overlap.find(*self._ends(edge, producer, consumer))
         return self._edges[key]
+
+    def num_pairs(self, strategy: Strategy) -> int:
+        """Pairs of parts that one reads of the other, on all edges; makes no list of them."""
+        return sum(
+            overlap.count(
+                *self._ends(
+                    edge,
+                    strategy.configs[edge.producer.operator].degrees,
+                    strategy.configs[edge.consumer].degrees,
+                )
+            )
+            for edge in self.graph.edges
+        )
+
+    def _ends(self, edge: Edge, producer: tuple[int, ...], consumer: tuple[int, ...]):
+        """What `overlap` asks."""
+        source = edge.producer
+        return (
+            self.graph.operators[source.operator].output_specs[source.output].shape,
+            [d.axes[source.output] for d in self.dimensions[source.operator]],
+            producer,
+            self.operator(edge.consumer, consumer).inputs[edge.input],
+        )
 
     def parts(self, number: int, degrees: tuple[int, ...]) -> tuple[Part, ...]:
         """The parts one by one, as the rule's `compute` takes them."""

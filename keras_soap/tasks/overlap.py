@@ -50,20 +50,8 @@ def find(
         degrees: For each of them into how many parts it is split; parts are row-major.
         regions: int64 (parts, rank, 2). For each of the consumer's parts what it reads.
     """
-    grid = np.ones(len(shape), np.int64)
-    stride = np.zeros(len(shape), np.int64)
-    after = math.prod(degrees)
-    copies: list[tuple[int, int]] = []
-    for axis, degree in zip(axes, degrees, strict=True):
-        after //= degree
-        if axis == NOT_AN_AXIS:
-            copies.append((degree, after))
-        else:
-            grid[axis], stride[axis] = degree, after
-    cell = np.maximum(np.asarray(shape, np.int64) // grid, 1)
-    first = regions[..., 0] // cell
-    counts = np.maximum(-(-regions[..., 1] // cell) - first, 0)
-    counts[volume(regions) == 0] = 0
+    cell, stride, copies = _grid(shape, axes, degrees)
+    first, counts = _cells(cell, regions)
     totals = np.prod(counts, axis=1, dtype=np.int64)
     consumer = np.repeat(np.arange(len(regions)), totals)
     rest = np.arange(totals.sum()) - np.repeat(np.cumsum(totals) - totals, totals)
@@ -86,3 +74,40 @@ def find(
         producer = producer + copy % degree * after
         copy = copy // degree
     return Overlaps(producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap))
+
+
+def count(
+    shape: Sequence[int],
+    axes: Sequence[int],
+    degrees: Sequence[int],
+    regions: Regions,
+) -> int:
+    """How many overlaps `find` would give."""
+    cell, _, _ = _grid(shape, axes, degrees)
+    _, counts = _cells(cell, regions)
+    return int(np.prod(counts, axis=1, dtype=np.int64).sum())
+
+
+def _grid(
+    shape: Sequence[int], axes: Sequence[int], degrees: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+    """Of the producer: size of a part along each axis; from one part to the next; copies."""
+    grid = np.ones(len(shape), np.int64)
+    stride = np.zeros(len(shape), np.int64)
+    after = math.prod(degrees)
+    copies: list[tuple[int, int]] = []
+    for axis, degree in zip(axes, degrees, strict=True):
+        after //= degree
+        if axis == NOT_AN_AXIS:
+            copies.append((degree, after))
+        else:
+            grid[axis], stride[axis] = degree, after
+    return np.maximum(np.asarray(shape, np.int64) // grid, 1), stride, copies
+
+
+def _cells(cell: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+    """For each region and axis the first cell that it touches, and how many it does."""
+    first = regions[..., 0] // cell
+    counts = np.maximum(-(-regions[..., 1] // cell) - first, 0)
+    counts[volume(regions) == 0] = 0
+    return first, counts

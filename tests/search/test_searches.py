@@ -6,6 +6,7 @@ import pytest
 
 from keras_soap.errors import SearchError
 from keras_soap.search import baseline
+from keras_soap.search import problem as problems
 from keras_soap.search.problem import Budget, RunOptions
 from keras_soap.search.result import StopReason
 from keras_soap.search.run import METHODS, find, search
@@ -155,3 +156,15 @@ def test_memory_drives_the_search_to_what_fits(method):
     assert result.evaluation.feasible
     assert result.strategy.configs[1].degrees == (1, 2)
     assert not result.baselines["data_parallel"].feasible
+
+
+def test_baselines_of_too_many_transfers_are_left_out_unless_asked_for(monkeypatch):
+    usual = toys.problem()
+    pairs = {name: usual.lowering.num_pairs(e.strategy) for name, e in usual.baselines.items()}
+    assert pairs["model_parallel"] > pairs["data_parallel"]
+    monkeypatch.setattr(problems, "MOST_PAIRS", pairs["data_parallel"])
+    limited = toys.problem()
+    assert "data_parallel" in limited.baselines
+    assert "model_parallel" not in limited.baselines
+    result = baseline.named("model_parallel")(limited, Budget(proposals=1), 0)
+    assert result.evaluation.step_time_ns == usual.baselines["model_parallel"].step_time_ns

@@ -68,6 +68,7 @@ def as_dict(found: overlap.Overlaps):
 @given(edges())
 def test_closed_form_equals_brute_force(edge):
     found = overlap.find(*edge)
+    assert overlap.count(*edge) == len(found.producer)
     expected = brute_force(*edge)
     assert as_dict(found) == expected
     sizes = [math.prod(stop - start for start, stop in box) for box in as_dict(found).values()]
