@@ -87,7 +87,8 @@ class CostTable:
             for key, time in self.entries.items()
             if key.startswith(_UPDATE)
         )
-        return tuple(np.array(found, np.float64).reshape(-1, 2).T)  # type: ignore[return-value]
+        sizes, times = np.array(found, np.float64).reshape(-1, 2).T
+        return sizes, times
 
     def _check(self, device: Device) -> None:
         if device.model != self.device_model:

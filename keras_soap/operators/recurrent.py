@@ -195,7 +195,7 @@ class Recurrent(Rule):
             recurrent: Likewise, what the hidden state adds.
             states: (batch, units) each, before the step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} splits units but has no _next")
 
 
 class Lstm(Recurrent):

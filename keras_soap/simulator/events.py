@@ -77,15 +77,9 @@ from keras_soap.simulator.layout import (
     OP_OUT,
     OP_OUT_END,
     OP_REPORT_BYTES,
-    OP_SHARERS,
-    OP_SHARERS_END,
-    P_END,
-    P_END_B,
     P_LINKS,
     P_LINKS_B,
     P_PARTS,
-    P_READY,
-    P_READY_B,
     P_TIME,
     P_TIME_B,
     PAIR_LIST,
@@ -101,6 +95,8 @@ from keras_soap.simulator.layout import (
     TIME,
     TRANSFERS,
 )
+from keras_soap.simulator.predecessors import count_missing
+from keras_soap.simulator.queue import pop, push
 
 
 @njit
@@ -210,319 +206,6 @@ def restore(machine, model, state, cut, position):
 
 
 @njit
-def push(heap, size, ready, code, known):
-    """Adds a task to the queue; gives its new size.
-
-    The queue is a heap of (ready, code, known), in one row: so the width is known to the compiler.
-    """
-    at = size
-    while at > 0:
-        above = (at - 1) >> 1
-        if heap[3 * above] < ready or (heap[3 * above] == ready and heap[3 * above + 1] < code):
-            break
-        heap[3 * at] = heap[3 * above]
-        heap[3 * at + 1] = heap[3 * above + 1]
-        heap[3 * at + 2] = heap[3 * above + 2]
-        at = above
-    heap[3 * at] = ready
-    heap[3 * at + 1] = code
-    heap[3 * at + 2] = known
-    return size + 1
-
-
-@njit
-def pop(heap, size):
-    """Takes the first task off the queue; gives its new size.
-
-    The gap goes down to a leaf, and the last task up from there: fewer branches than on the way
-    down, and none that the processor cannot foresee.
-    """
-    size -= 1
-    at, below = 0, 1
-    while below + 1 < size:
-        left, right = 3 * below, 3 * below + 3
-        first = (heap[right] < heap[left]) | (
-            (heap[right] == heap[left]) & (heap[right + 1] < heap[left + 1])
-        )
-        below += int(first)
-        heap[3 * at] = heap[3 * below]
-        heap[3 * at + 1] = heap[3 * below + 1]
-        heap[3 * at + 2] = heap[3 * below + 2]
-        at = below
-        below = 2 * at + 1
-    if below < size:
-        heap[3 * at] = heap[3 * below]
-        heap[3 * at + 1] = heap[3 * below + 1]
-        heap[3 * at + 2] = heap[3 * below + 2]
-        at = below
-    push(heap, at, heap[3 * size], heap[3 * size + 1], heap[3 * size + 2])
-    return size
-
-
-@njit
-def count_missing(
-    cut,
-    of,
-    index,
-    op,
-    edge,
-    task,
-    pair,
-    ints,
-    block,
-    block_row,
-    block_changed,
-    block_first,
-    model_op,
-    model_edge,
-    out_edges,
-    sharers,
-    configs,
-    reductions,
-    combines,
-    members,
-):
-    """Predecessors of a task that are not before the cut.
-
-    Returns:
-        How many; the latest end, and the latest ready time, of those before the cut.
-    """
-    kind, n = block[of, 0], block[of, 1]
-    missing, latest, known = 0, 0, -1
-    if kind == FORWARD or kind == BACKWARD:
-        config = op[n, AT_CONFIG]
-        parts = configs[config, CONFIG_PARTS]
-        width = configs[config, CONFIG_WIDTH]
-        if width > parts and index % width >= parts:  # a combine
-            stage = index // width
-            if kind == BACKWARD:
-                combine = configs[config, CONFIG_STAGES] - 2 - stage
-            else:
-                combine = stage
-            combine += configs[config, CONFIG_COMBINE]
-            reduction = combines[combine, COMB_REDUCTION] + index % width - parts
-            first = reductions[reduction, RED_MEMBERS]
-            for m in range(first, first + reductions[reduction, RED_COUNT]):
-                row = block_row[of] + stage * width + members[m]
-                if task[row, READY] < cut and not block_changed[of]:
-                    latest = max(latest, task[row, END])
-                    known = max(known, task[row, READY])
-                else:
-                    missing += 1
-        elif kind == FORWARD:
-            for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
-                by_consumer = edge[e, BY_CONSUMER] + index
-                first, last = ints[by_consumer], ints[by_consumer + 1]
-                producer = model_edge[e, EDGE_PRODUCER]
-                before = model_op[producer, OP_BLOCK_F]
-                if block_changed[before] or block_first[before] >= cut:
-                    missing += last - first
-                    continue
-                changed = block_changed[model_edge[e, EDGE_BLOCK_F]]
-                config = op[producer, AT_CONFIG]
-                base = (
-                    block_row[before]
-                    + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
-                )
-                for listed in range(edge[e, CONSUMER_LIST] + first, edge[e, CONSUMER_LIST] + last):
-                    told = ints[listed]
-                    k = edge[e, PAIRS] + told
-                    if told < 0:
-                        row = base + ~told
-                        if task[row, READY] < cut:
-                            latest = max(latest, task[row, END])
-                            known = max(known, task[row, READY])
-                        else:
-                            missing += 1
-                    elif not changed and pair[k, P_READY] < cut:
-                        latest = max(latest, pair[k, P_END])
-                        known = max(known, pair[k, P_READY])
-                    else:
-                        missing += 1
-        else:
-            before = model_op[n, OP_BLOCK_F]
-            row = block_row[before] + (configs[config, CONFIG_STAGES] - 1) * width + index
-            if not block_changed[before] and task[row, READY] < cut:
-                latest, known = task[row, END], task[row, READY]
-            else:
-                missing += 1
-            for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
-                e = out_edges[i]
-                if not model_edge[e, EDGE_GRADIENT]:
-                    continue
-                by_producer = edge[e, BY_PRODUCER] + index
-                first, last = ints[by_producer], ints[by_producer + 1]
-                consumer = model_edge[e, EDGE_CONSUMER]
-                before = model_op[consumer, OP_BLOCK_B]
-                if block_changed[before] or block_first[before] >= cut:
-                    missing += last - first
-                    continue
-                changed = block_changed[model_edge[e, EDGE_BLOCK_B]]
-                config = op[consumer, AT_CONFIG]
-                base = (
-                    block_row[before]
-                    + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
-                )
-                for listed in range(edge[e, PAIR_LIST] + first, edge[e, PAIR_LIST] + last):
-                    told = ints[listed]
-                    k = edge[e, PAIRS] + told
-                    if told < 0:
-                        row = base + ~told
-                        if task[row, READY] < cut:
-                            latest = max(latest, task[row, END])
-                            known = max(known, task[row, READY])
-                        else:
-                            missing += 1
-                    elif not changed and pair[k, P_READY_B] < cut:
-                        latest = max(latest, pair[k, P_END_B])
-                        known = max(known, pair[k, P_READY_B])
-                    else:
-                        missing += 1
-    elif kind == SYNC:
-        config = op[n, AT_CONFIG]
-        num_reductions = configs[config, CONFIG_REDUCTIONS]
-        if index < num_reductions:
-            reduction = configs[config, CONFIG_REDUCTION] + index
-            first = reductions[reduction, RED_MEMBERS]
-            count = reductions[reduction, RED_COUNT]
-        else:
-            first, count = 0, 1
-            by_part = configs[config, CONFIG_BY_PART] + index - num_reductions
-            listed = configs[config, CONFIG_BY_PART] + 1
-            listed += configs[config, CONFIG_PARTS]
-            for m in range(listed + members[by_part], listed + members[by_part + 1]):
-                row = block_row[of] + members[m]
-                if task[row, READY] < cut and not block_changed[of]:
-                    latest = max(latest, task[row, END])
-                    known = max(known, task[row, READY])
-                else:
-                    missing += 1
-        for i in range(model_op[n, OP_SHARERS], model_op[n, OP_SHARERS_END]):
-            sharer = sharers[i]
-            before = model_op[sharer, OP_BLOCK_B]
-            if block_changed[before] or block_first[before] >= cut:
-                missing += count
-                continue
-            config = op[sharer, AT_CONFIG]
-            base = (
-                block_row[before]
-                + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
-            )
-            for m in range(count):
-                part = members[first + m] if index < num_reductions else index - num_reductions
-                if task[base + part, READY] < cut:
-                    latest = max(latest, task[base + part, END])
-                    known = max(known, task[base + part, READY])
-                else:
-                    missing += 1
-    else:  # REPORT
-        for loss in range(len(op)):
-            if not model_op[loss, OP_REPORT_BYTES]:
-                continue
-            before = model_op[loss, OP_BLOCK_F]
-            transfers = block_row[model_op[loss, OP_BLOCK_R]]
-            config = op[loss, AT_CONFIG]
-            base = (
-                block_row[before]
-                + (configs[config, CONFIG_STAGES] - 1) * configs[config, CONFIG_WIDTH]
-            )
-            for part in range(configs[config, CONFIG_PARTS]):
-                row = transfers + part if task[transfers + part, TIME] >= 0 else base + part
-                if task[row, READY] < cut and not block_changed[before]:
-                    latest = max(latest, task[row, END])
-                    known = max(known, task[row, READY])
-                else:
-                    missing += 1
-    return missing, latest, known
-
-
-@njit
-def _is_late(
-    cut, of, kind, n, op, block_changed, block_first, model_op, model_edge, out_edges, sharers
-):
-    """Whether no predecessor of any task of a block is before the cut."""
-    if not (block_changed[of] or block_first[of] >= cut):
-        return False
-    if kind == FORWARD:
-        for e in range(model_op[n, OP_IN], model_op[n, OP_IN_END]):
-            before = model_op[model_edge[e, EDGE_PRODUCER], OP_BLOCK_F]
-            if not (block_changed[before] or block_first[before] >= cut):
-                return False
-    elif kind == BACKWARD:
-        before = model_op[n, OP_BLOCK_F]
-        if not (block_changed[before] or block_first[before] >= cut):
-            return False
-        for i in range(model_op[n, OP_OUT], model_op[n, OP_OUT_END]):
-            e = out_edges[i]
-            before = model_op[model_edge[e, EDGE_CONSUMER], OP_BLOCK_B]
-            if model_edge[e, EDGE_GRADIENT] and not (
-                block_changed[before] or block_first[before] >= cut
-            ):
-                return False
-    elif kind == SYNC:
-        for i in range(model_op[n, OP_SHARERS], model_op[n, OP_SHARERS_END]):
-            before = model_op[sharers[i], OP_BLOCK_B]
-            if not (block_changed[before] or block_first[before] >= cut):
-                return False
-    else:
-        return False
-    return True
-
-
-@inline
-def _count_all(
-    kind,
-    n,
-    index,
-    op,
-    edge,
-    ints,
-    model_op,
-    model_edge,
-    out_edges,
-    configs,
-    reductions,
-    combines,
-    members,
-):
-    """Predecessors of a task, all of which are after the cut."""
-    config = op[n * NUM_AT + AT_CONFIG]
-    parts, width = (
-        configs[config * NUM_CONFIG + CONFIG_PARTS],
-        configs[config * NUM_CONFIG + CONFIG_WIDTH],
-    )
-    missing = 0
-    if kind == SYNC:
-        num_reductions = configs[config * NUM_CONFIG + CONFIG_REDUCTIONS]
-        num_sharers = model_op[n * NUM_OP + OP_SHARERS_END] - model_op[n * NUM_OP + OP_SHARERS]
-        if index < num_reductions:
-            reduction = configs[config * NUM_CONFIG + CONFIG_REDUCTION] + index
-            missing = reductions[reduction * NUM_REDUCTION + RED_COUNT] * num_sharers
-        else:
-            by_part = configs[config * NUM_CONFIG + CONFIG_BY_PART] + index - num_reductions
-            missing = members[by_part + 1] - members[by_part] + num_sharers
-    elif width > parts and index % width >= parts:
-        combine = index // width
-        if kind == BACKWARD:
-            combine = configs[config * NUM_CONFIG + CONFIG_STAGES] - 2 - combine
-        combine += configs[config * NUM_CONFIG + CONFIG_COMBINE]
-        reduction = combines[combine * NUM_COMBINE + COMB_REDUCTION] + index % width - parts
-        missing = reductions[reduction * NUM_REDUCTION + RED_COUNT]
-    elif kind == FORWARD:
-        for e in range(model_op[n * NUM_OP + OP_IN], model_op[n * NUM_OP + OP_IN_END]):
-            by_consumer = edge[e * NUM_PAIR_AT + BY_CONSUMER] + index
-            missing += ints[by_consumer + 1] - ints[by_consumer]
-    else:
-        missing = 1
-        for i in range(model_op[n * NUM_OP + OP_OUT], model_op[n * NUM_OP + OP_OUT_END]):
-            e = out_edges[i]
-            if model_edge[e * NUM_EDGE + EDGE_GRADIENT]:
-                by_producer = edge[e * NUM_PAIR_AT + BY_PRODUCER] + index
-                missing += ints[by_producer + 1] - ints[by_producer]
-    return missing
-
-
-@njit
 def _count_missing(model, tables, state, cut, of, index):
     return count_missing(
         cut,
@@ -626,7 +309,6 @@ def simulate(machine, model, tables, state, cut, size, limit):
         state.block_row,
         state.block_changed,
         state.block_first,
-        state.block_late,
         model.op.reshape(-1),
         model.edge.reshape(-1),
         model.out_edges,
@@ -676,7 +358,6 @@ def _simulate(
     block_row,
     block_changed,
     block_first,
-    block_late,
     model_op,
     model_edge,
     out_edges,
@@ -723,11 +404,8 @@ def _simulate(
             target = model_edge[n * NUM_EDGE + EDGE_CONSUMER]
             after = op[target * NUM_AT + AT_MIN_F] + tail[target, 0]
         elif kind == GRADIENTS:
-            time, links, held = (
-                pair[row * NUM_PAIR + P_TIME_B],
-                pair[row * NUM_PAIR + P_LINKS_B],
-                -1,
-            )
+            time, held = pair[row * NUM_PAIR + P_TIME_B], -1
+            links = pair[row * NUM_PAIR + P_LINKS_B]
             target = model_edge[n * NUM_EDGE + EDGE_PRODUCER]
             after = op[target * NUM_AT + AT_MIN_B] + tail[target, 1]
         else:
@@ -766,21 +444,17 @@ def _simulate(
         # Tell its successors: those that wait for it alone are queued, the others listed.
         num_arrivals = 0
         if kind == TRANSFERS:
-            arrivals[0] = model_op[
-                (model_edge[n * NUM_EDGE + EDGE_CONSUMER]) * NUM_OP + OP_BLOCK_F
-            ] << INDEX_BITS | (pair[row * NUM_PAIR + P_PARTS] & INDEX_MASK)
+            part = pair[row * NUM_PAIR + P_PARTS] & INDEX_MASK
+            arrivals[0] = model_op[target * NUM_OP + OP_BLOCK_F] << INDEX_BITS | part
             num_arrivals = 1
         elif kind == GRADIENTS:
-            arrivals[0] = model_op[
-                (model_edge[n * NUM_EDGE + EDGE_PRODUCER]) * NUM_OP + OP_BLOCK_B
-            ] << INDEX_BITS | (pair[row * NUM_PAIR + P_PARTS] >> 32)
+            part = pair[row * NUM_PAIR + P_PARTS] >> 32
+            arrivals[0] = model_op[target * NUM_OP + OP_BLOCK_B] << INDEX_BITS | part
             num_arrivals = 1
         elif kind == FORWARD or kind == BACKWARD:
             config = op[n * NUM_AT + AT_CONFIG]
-            stages, width = (
-                configs[config * NUM_CONFIG + CONFIG_STAGES],
-                configs[config * NUM_CONFIG + CONFIG_WIDTH],
-            )
+            stages = configs[config * NUM_CONFIG + CONFIG_STAGES]
+            width = configs[config * NUM_CONFIG + CONFIG_WIDTH]
             stage = 0
             part = index
             if stages > 1:
@@ -813,19 +487,12 @@ def _simulate(
             elif kind == FORWARD:
                 for i in range(model_op[n * NUM_OP + OP_OUT], model_op[n * NUM_OP + OP_OUT_END]):
                     e = out_edges[i]
-                    first = (
-                        ints[edge[e * NUM_PAIR_AT + BY_PRODUCER] + part]
-                        + edge[e * NUM_PAIR_AT + PAIR_LIST]
-                    )
-                    last = (
-                        ints[edge[e * NUM_PAIR_AT + BY_PRODUCER] + part + 1]
-                        + edge[e * NUM_PAIR_AT + PAIR_LIST]
-                    )
+                    begins = edge[e * NUM_PAIR_AT + BY_PRODUCER] + part
+                    listed = edge[e * NUM_PAIR_AT + PAIR_LIST]
+                    first, last = ints[begins] + listed, ints[begins + 1] + listed
                     transfers = model_edge[e * NUM_EDGE + EDGE_BLOCK_F] << INDEX_BITS
-                    consumers = (
-                        model_op[(model_edge[e * NUM_EDGE + EDGE_CONSUMER]) * NUM_OP + OP_BLOCK_F]
-                        << INDEX_BITS
-                    )
+                    consumer = model_edge[e * NUM_EDGE + EDGE_CONSUMER]
+                    consumers = model_op[consumer * NUM_OP + OP_BLOCK_F] << INDEX_BITS
                     for k in range(first, last):
                         told = ints[k]
                         if told >= 0:
@@ -847,19 +514,12 @@ def _simulate(
                 for e in range(model_op[n * NUM_OP + OP_IN], model_op[n * NUM_OP + OP_IN_END]):
                     if not model_edge[e * NUM_EDGE + EDGE_GRADIENT]:
                         continue
-                    first = (
-                        ints[edge[e * NUM_PAIR_AT + BY_CONSUMER] + part]
-                        + edge[e * NUM_PAIR_AT + CONSUMER_LIST]
-                    )
-                    last = (
-                        ints[edge[e * NUM_PAIR_AT + BY_CONSUMER] + part + 1]
-                        + edge[e * NUM_PAIR_AT + CONSUMER_LIST]
-                    )
+                    begins = edge[e * NUM_PAIR_AT + BY_CONSUMER] + part
+                    listed = edge[e * NUM_PAIR_AT + CONSUMER_LIST]
+                    first, last = ints[begins] + listed, ints[begins + 1] + listed
                     transfers = model_edge[e * NUM_EDGE + EDGE_BLOCK_B] << INDEX_BITS
-                    producers = (
-                        model_op[(model_edge[e * NUM_EDGE + EDGE_PRODUCER]) * NUM_OP + OP_BLOCK_B]
-                        << INDEX_BITS
-                    )
+                    producer = model_edge[e * NUM_EDGE + EDGE_PRODUCER]
+                    producers = model_op[producer * NUM_OP + OP_BLOCK_B] << INDEX_BITS
                     for k in range(first, last):
                         told = ints[k]
                         if told >= 0:
@@ -899,62 +559,28 @@ def _simulate(
             row = block_row[target_of] + target_index
             if task[row * NUM_TASK + STAMP] != epoch:
                 task[row * NUM_TASK + STAMP] = epoch
-                target_kind, target_n = block[2 * target_of], block[2 * target_of + 1]
-                if block_late[target_of] >> 1 != epoch:
-                    is_late = _is_late(
-                        cut,
-                        target_of,
-                        target_kind,
-                        target_n,
-                        op_rows,
-                        block_changed,
-                        block_first,
-                        model_op_rows,
-                        model_edge_rows,
-                        out_edges,
-                        sharers,
-                    )
-                    block_late[target_of] = epoch << 1 | is_late
-                latest = 0
-                if block_late[target_of] & 1:
-                    missing = _count_all(
-                        target_kind,
-                        target_n,
-                        target_index,
-                        op,
-                        edge,
-                        ints,
-                        model_op,
-                        model_edge,
-                        out_edges,
-                        configs,
-                        reductions,
-                        combines,
-                        members,
-                    )
-                else:
-                    missing, latest, _ = count_missing(
-                        cut,
-                        target_of,
-                        target_index,
-                        op_rows,
-                        edge_rows,
-                        task_rows,
-                        pair_rows,
-                        ints,
-                        block_rows,
-                        block_row,
-                        block_changed,
-                        block_first,
-                        model_op_rows,
-                        model_edge_rows,
-                        out_edges,
-                        sharers,
-                        configs_rows,
-                        reductions_rows,
-                        combines_rows,
-                        members,
-                    )
+                missing, latest, _ = count_missing(
+                    cut,
+                    target_of,
+                    target_index,
+                    op_rows,
+                    edge_rows,
+                    task_rows,
+                    pair_rows,
+                    ints,
+                    block_rows,
+                    block_row,
+                    block_changed,
+                    block_first,
+                    model_op_rows,
+                    model_edge_rows,
+                    out_edges,
+                    sharers,
+                    configs_rows,
+                    reductions_rows,
+                    combines_rows,
+                    members,
+                )
                 task[row * NUM_TASK + MISSING] = missing
                 task[row * NUM_TASK + LATEST] = latest
             task[row * NUM_TASK + MISSING] -= 1

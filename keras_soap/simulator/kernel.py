@@ -12,7 +12,7 @@ A call that needs a configuration or rows that are not there says so, and leaves
 import numpy as np
 
 from keras_soap.jit import entry, njit
-from keras_soap.simulator import events
+from keras_soap.simulator import events, queue
 from keras_soap.simulator.blocks import (
     build_edge,
     build_operator,
@@ -114,11 +114,11 @@ def simulate(
     for task in range(num_tasks):
         ready[task] = 0
         if missing[task] == 0:
-            size = events.push(heap, size, 0, task, 0)
+            size = queue.push(heap, size, 0, task, 0)
     num_done = 0
     while size:
         task = heap[1]
-        size = events.pop(heap, size)
+        size = queue.pop(heap, size)
         begin = ready[task]
         for k in range(resource_offsets[task], resource_offsets[task + 1]):
             begin = max(begin, free[resources[k]])
@@ -132,7 +132,7 @@ def simulate(
             ready[successor] = max(ready[successor], done)
             missing[successor] -= 1
             if missing[successor] == 0:
-                size = events.push(heap, size, ready[successor], successor, 0)
+                size = queue.push(heap, size, ready[successor], successor, 0)
     return num_done
 
 

@@ -248,7 +248,6 @@ class State(NamedTuple):
     block_row: np.ndarray  # (blocks,) first row in `task` or `pair`
     block_first: np.ndarray  # (blocks,) earliest ready time, or earlier
     block_changed: np.ndarray  # (blocks,) 1 during a proposal that rebuilds it
-    block_late: np.ndarray  # (blocks,) 2 * epoch + 1 if all its predecessors are after the cut
     tail: np.ndarray  # (N, 2) least time from the end of a forward, a backward task to the end
     changed: np.ndarray  # (N,) operators of the proposal
     changed_edges: np.ndarray  # (E,)

@@ -218,7 +218,7 @@ class Simulator:
         scalar[NUM_ACCEPTED], scalar[PATIENCE_NS] = 0, -1
         scalar[BEST_STEP_NS] = best.outcome.step_time_ns
         scalar[BEST_EXCESS_BYTES] = best.outcome.excess_bytes
-        of.best_choice[0] = -1
+        of.best_choice[0] = -1  # Until the chain finds a better one than `best`.
         end = math.inf if seconds is None else time.perf_counter() + seconds
         made = 0
         at_once = _FIRST_AT_ONCE

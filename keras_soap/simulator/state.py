@@ -71,7 +71,6 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         block_row=block_row,
         block_first=np.full(num_blocks, NEVER, np.int64),
         block_changed=np.zeros(num_blocks, np.int8),
-        block_late=np.zeros(num_blocks, np.int64),
         tail=np.zeros((num_operators, 2), np.int64),
         changed=np.zeros(num_operators, np.int64),
         changed_edges=np.zeros(num_edges, np.int64),

@@ -122,12 +122,11 @@ def make_moves(space: "SearchSpace") -> Moves:
 
 
 def stand_at(moves: Moves, space: "SearchSpace", strategy: Strategy) -> None:
-    """Puts the chain at `strategy`, which must be in the space; and makes that its best."""
+    """Puts the chain at `strategy`, which must be in the space."""
     for family, members in enumerate(space.families):
         config = strategy.configs[members[0]]
-        moves.choice[family] = moves.best_choice[family] = space.choice(family, config.degrees)
+        moves.choice[family] = space.choice(family, config.degrees)
         moves.devices[family, : config.num_parts] = config.devices
-        moves.best_devices[family, : config.num_parts] = config.devices
 
 
 def refill(moves: Moves, rng: np.random.Generator) -> None:
