@@ -6,6 +6,20 @@ import numpy as np
 
 from keras_soap.search.metropolis import ChainState
 from keras_soap.search.problem import Problem
+from keras_soap.strategy.proposals import LAYER_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How a chain moves in a round.
+
+    Attributes:
+        beta_per_ns: How much longer steps are refused.
+        layer_share: Share of proposals that move a whole layer.
+    """
+
+    beta_per_ns: float
+    layer_share: float = LAYER_SHARE
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Chain:
 def advance(
     problem: Problem,
     chain: Chain,
-    beta_per_ns: float,
+    phase: Phase,
     proposals: int | None,
     seconds: float | None,
 ) -> Chain:
@@ -38,8 +52,9 @@ def advance(
         chain.state.best,
         problem.space,
         chain.rng,
-        beta_per_ns,
+        phase.beta_per_ns,
         proposals,
         seconds,
+        phase.layer_share,
     )
     return Chain(chain.number, chain.rng, ChainState(current, best), chain.proposals + made)

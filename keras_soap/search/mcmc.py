@@ -4,18 +4,21 @@
 2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
    step time so far; it starts hotter after a cycle that gained little, and colder after one that
    gained much. Between cycles the worse half of the chains restarts from the best.
-3. The search ends with the budget, or when the best has not improved for half of what was spent.
-4. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
-5. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
+3. In the first `LAYER_CYCLES` every other chain moves whole layers only: which share devices
+   and which are apart decides the most, and is hard to change later, one operator at a time.
+4. The search ends with the budget, or when the best has not improved for half of what was spent.
+5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
+6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 from keras_soap.objective import Evaluation
 from keras_soap.search import checkpoint, descent
-from keras_soap.search.chains import Chain
+from keras_soap.search.chains import Chain, Phase
 from keras_soap.search.metropolis import ChainState, beta_per_ns
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
@@ -32,6 +35,9 @@ COLD = 4000.0
 WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
+LAYER_CYCLES = 4
+"""In how many cycles every other chain moves whole layers only, each time from hot to cold."""
+LAYERS_HOT, LAYERS_COLD = 100.0, 1000.0
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -98,7 +104,8 @@ class _Sampling:
         """One round of all chains; says why it was the last, if it was."""
         proposals, seconds = self._size()
         before = sum(chain.proposals for chain in self.chains)
-        self.chains = workers.advance(self.chains, self._beta(), proposals, seconds)
+        phases = [self._phase(chain) for chain in self.chains]
+        self.chains = workers.advance(self.chains, phases, proposals, seconds)
         self.tracker.proposals += sum(chain.proposals for chain in self.chains) - before
         for chain in self.chains:
             self.tracker.offer(chain.state.best)
@@ -116,16 +123,23 @@ class _Sampling:
             self.cycle = int(self._cycles())
             self._set_heat()
             self._restart()
+            if self.cycle == LAYER_CYCLES:
+                self._leave_layers()
         return None
 
     def _cycles(self) -> float:
         """How many cycles are over, with the share of the present one."""
         return self._fraction() / (1 - DESCENT_SHARE) * CYCLES
 
-    def _beta(self) -> float:
-        """Of the next round."""
+    def _phase(self, chain: Chain) -> Phase:
+        """How a chain moves in the next round."""
+        cycles = self._cycles()
+        if chain.number % 2 and cycles < LAYER_CYCLES:
+            sharpness = LAYERS_HOT * (LAYERS_COLD / LAYERS_HOT) ** (cycles % 1.0)
+            return Phase(beta_per_ns(self.tracker.best, sharpness), layer_share=1.0)
         start = self.start_sharpness
-        return beta_per_ns(self.tracker.best, start * (COLD / start) ** (self._cycles() % 1.0))
+        sharpness = start * (COLD / start) ** (cycles % 1.0)
+        return Phase(beta_per_ns(self.tracker.best, sharpness))
 
     def _set_heat(self) -> None:
         best_ns = self.tracker.best.step_time_ns
@@ -139,6 +153,9 @@ class _Sampling:
     def _restart(self) -> None:
         ranked = sorted(self.chains, key=lambda chain: (chain.state.best.rank, chain.number))
         for chain in ranked[(len(ranked) + 1) // 2 :]:
+            # What layers alone led to needs a cycle of other moves before it can be compared.
+            if chain.number % 2 and self.cycle <= LAYER_CYCLES:
+                continue
             start = self.tracker.best
             if self.gained_little and chain is ranked[-1]:
                 strategy = self.problem.space.random_strategy(chain.rng)
@@ -146,6 +163,11 @@ class _Sampling:
                 self.tracker.offer(start)
             state = ChainState(start, start)
             self.chains[chain.number] = Chain(chain.number, chain.rng, state, chain.proposals)
+
+    def _leave_layers(self) -> None:
+        for chain in self.chains[1::2]:
+            state = ChainState(chain.state.best, chain.state.best)
+            self.chains[chain.number] = dataclasses.replace(chain, state=state)
 
     def _size(self) -> tuple[int | None, float | None]:
         """Proposals and seconds for each chain in the next round."""

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from keras_soap.objective import Evaluation, Evaluator
+from keras_soap.strategy.proposals import LAYER_SHARE
 from keras_soap.strategy.search_space import Change
 from keras_soap.strategy.strategy import Strategy
 
@@ -28,7 +29,9 @@ SHARPNESS = 1500.0
 class Proposer(Protocol):
     """What a chain asks of a search space."""
 
-    def random_change(self, rng: np.random.Generator, strategy: Strategy) -> Change: ...
+    def random_change(
+        self, rng: np.random.Generator, strategy: Strategy, layer_share: float
+    ) -> Change: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,14 @@ def step(
     space: Proposer,
     objective: Evaluator,
     beta_per_ns: float,
+    layer_share: float = LAYER_SHARE,
 ) -> tuple[ChainState, StepInfo]:
     """One proposal, accepted or not."""
     current = state.current
     # u < exp(-β · slowdown) is slowdown < -ln(u) / β; 1 - random() is never 0.
     patience_ns = -math.log(1.0 - rng.random()) / beta_per_ns
     limit_ns = current.step_time_ns + int(min(patience_ns, 2.0**61))
-    change = space.random_change(rng, current.strategy)
+    change = space.random_change(rng, current.strategy, layer_share)
     proposed = objective.update(current, change, limit_ns if current.feasible else None)
     if current.feasible:
         accepted = proposed.feasible and proposed.step_time_ns <= limit_ns

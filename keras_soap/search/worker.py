@@ -15,10 +15,8 @@ def main() -> None:
     try:
         problem = pickle.load(source)
         while True:
-            chains, beta_per_ns, proposals, seconds = pickle.load(source)
-            advanced = [
-                advance(problem, chain, beta_per_ns, proposals, seconds) for chain in chains
-            ]
+            chains, proposals, seconds = pickle.load(source)
+            advanced = [advance(problem, *chain, proposals, seconds) for chain in chains]
             pickle.dump(advanced, sink)
             sink.flush()
     except (EOFError, BrokenPipeError):

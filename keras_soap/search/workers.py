@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 
-from keras_soap.search.chains import Chain, advance
+from keras_soap.search.chains import Chain, Phase, advance
 from keras_soap.search.problem import Problem
 
 
@@ -54,19 +54,18 @@ class Workers:
     def advance(
         self,
         chains: list[Chain],
-        beta_per_ns: float,
+        phases: list[Phase],
         proposals: int | None,
         seconds: float | None,
     ) -> list[Chain]:
         """All chains after one more round, in which each makes `proposals` or takes `seconds`."""
-        shares = [chains[start :: len(self.helpers) + 1] for start in range(len(self.helpers) + 1)]
+        pairs = list(zip(chains, phases, strict=True))
+        shares = [pairs[start :: len(self.helpers) + 1] for start in range(len(self.helpers) + 1)]
         for helper, share in zip(self.helpers, shares[1:], strict=True):
             assert helper.stdin is not None
-            pickle.dump((share, beta_per_ns, proposals, seconds), helper.stdin)
+            pickle.dump((share, proposals, seconds), helper.stdin)
             helper.stdin.flush()
-        advanced = [
-            advance(self.problem, chain, beta_per_ns, proposals, seconds) for chain in shares[0]
-        ]
+        advanced = [advance(self.problem, *pair, proposals, seconds) for pair in shares[0]]
         for helper in self.helpers:
             assert helper.stdout is not None
             advanced += pickle.load(helper.stdout)

@@ -24,6 +24,7 @@ from keras_soap.simulator.layout import (
     STEP_NS,
 )
 from keras_soap.strategy import moves as of_moves
+from keras_soap.strategy.proposals import propose
 
 
 @entry
@@ -53,7 +54,7 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
             # u < exp(-beta * slowdown) is slowdown < -ln(u) / beta; 1 - u is never 0.
             patience = -math.log(1.0 - of_moves.draw(moves)) / beta_per_ns
             scalar[PATIENCE_NS] = int(min(patience, 2.0**61))
-            of_moves.propose(moves)
+            propose(moves)
             if of_moves.changes_nothing(moves):
                 scalar[PATIENCE_NS] = -1
                 scalar[NUM_ACCEPTED] += 1

@@ -17,7 +17,7 @@ import numpy as np
 from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.operators.rule import Dimension
-from keras_soap.strategy import moves, placement
+from keras_soap.strategy import moves, placement, proposals
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.topology.device_topology import DeviceTopology
@@ -98,20 +98,26 @@ class SearchSpace:
     def _choice_of(self) -> dict[tuple[int, tuple[int, ...]], int]:
         return {choice: number for number, choice in enumerate(self.choices)}
 
-    def random_change(self, rng: np.random.Generator, strategy: Strategy) -> Change:
+    def random_change(
+        self,
+        rng: np.random.Generator,
+        strategy: Strategy,
+        layer_share: float = proposals.LAYER_SHARE,
+    ) -> Change:
         """New configurations: for one operator, or for a few that hang together, alike.
 
-        Operators on the same weights always change together. See the rules of `moves`.
+        Operators on the same weights always change together. See the rules of `proposals`.
         """
         moves.stand_at(self.moves, self, strategy)
         moves.refill(self.moves, rng)
-        moves.propose_one(self.moves)
+        self.moves.layer_share[0] = layer_share
+        proposals.propose_one(self.moves)
         return self._proposed()
 
     def random_config(self, rng: np.random.Generator, family: int) -> ParallelConfig:
         """A configuration for a family: a number of parts, then degrees, then devices."""
         moves.refill(self.moves, rng)
-        moves.propose_config(self.moves, family)
+        proposals.propose_config(self.moves, family)
         return self._proposed()[self.families[family][0]]
 
     def _proposed(self) -> Change:

@@ -9,6 +9,7 @@ from keras_soap.search.problem import Budget, RunOptions
 from keras_soap.search.result import StopReason
 from keras_soap.search.run import search
 from keras_soap.search.tracker import Tracker
+from keras_soap.search.workers import Workers
 from tests.search import toys
 
 
@@ -116,10 +117,11 @@ def test_a_search_that_gains_little_starts_its_cycles_hotter():
     problem = toys.problem(toys.chain((64, 32), 8), toys.machine(2))
     budget = Budget(proposals=4000)
     tracker = Tracker(problem, budget)
-    sampling = mcmc._Sampling(problem, tracker, budget, [])
-    cold = sampling._beta()
+    chains = mcmc._start(problem, tracker, 0, 1)
+    sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    cold = sampling._phase(chains[0]).beta_per_ns
     sampling._set_heat()
-    assert sampling._beta() < cold
+    assert sampling._phase(chains[0]).beta_per_ns < cold
     for _ in range(20):
         sampling._set_heat()
     assert sampling.start_sharpness == mcmc.HOT
@@ -135,11 +137,28 @@ def test_after_little_gain_the_worst_chain_starts_somewhere_new():
     chains = mcmc._start(problem, tracker, 0, 4)
     worst = max(chains, key=lambda chain: (chain.state.best.rank, chain.number)).number
     sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    sampling.cycle = mcmc.LAYER_CYCLES + 1
     sampling._restart()
     assert sampling.chains[worst].state.current is tracker.best
     sampling = mcmc._Sampling(problem, tracker, budget, mcmc._start(problem, tracker, 0, 4))
+    sampling.cycle = mcmc.LAYER_CYCLES + 1
     sampling._set_heat()
     sampling._restart()
     anew = sampling.chains[worst].state.current
     assert anew.strategy not in [start.strategy for start in problem.starts]
     assert sum(chain.state.current is tracker.best for chain in sampling.chains) >= 1
+
+
+def test_every_other_chain_moves_whole_layers_until_it_joins_with_the_best_it_saw():
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+    budget = Budget(proposals=12_000)
+    tracker = Tracker(problem, budget)
+    chains = mcmc._start(problem, tracker, 0, 4)
+    sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    assert [sampling._phase(chain).layer_share == 1 for chain in chains] == [0, 1, 0, 1]
+    with Workers(problem, 1) as workers:
+        while sampling.cycle < mcmc.LAYER_CYCLES:
+            assert sampling.round(workers) is None
+    for chain in sampling.chains[1::2]:
+        assert chain.state.current is chain.state.best
+    assert all(sampling._phase(chain).layer_share < 1 for chain in sampling.chains)

@@ -29,10 +29,11 @@ def assert_walks_as_defined(seed: int, num_steps: int = 25) -> int:
     accepted = 0
     for number in range(num_steps):
         chance = [np.random.default_rng([seed, number]) for _ in range(2)]
-        state, info = step(chance[0], state, space, stepping, beta_per_ns)
+        layer_share = float(number % 3 == 0)
+        state, info = step(chance[0], state, space, stepping, beta_per_ns, layer_share)
         accepted += info.accepted
         current, best, made = walking.walk(
-            current, best, space, chance[1], beta_per_ns, proposals=1, seconds=None
+            current, best, space, chance[1], beta_per_ns, 1, None, layer_share
         )
         assert made == 1
         for found, expected in ((current, state.current), (best, state.best)):

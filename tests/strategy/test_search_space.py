@@ -5,7 +5,8 @@ import pytest
 
 from keras_soap.errors import SearchError
 from keras_soap.operators.rule import Dimension, DimensionKind
-from keras_soap.strategy import moves, placement
+from keras_soap.strategy import moves, placement, proposals
+from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import SearchSpace, all_degrees
 from keras_soap.strategy.strategy import check_strategy
 from keras_soap.tasks.lowering import Lowering
@@ -18,13 +19,14 @@ def space_of(graph, num_devices=4, dims="SOAP"):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 3, 4, 6, 16])
 @pytest.mark.parametrize("dims", ["SOAP", "SAP", "S", "O", "OP"])
-def test_any_sequence_of_changes_is_valid(num_devices, dims):
+@pytest.mark.parametrize("layer_share", [0.0, 1.0])
+def test_any_sequence_of_changes_is_valid(num_devices, dims, layer_share):
     graph = toys.twins()
     space = space_of(graph, num_devices, dims)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
     for _ in range(300):
-        strategy = strategy.replace(space.random_change(rng, strategy))
+        strategy = strategy.replace(space.random_change(rng, strategy, layer_share))
         check_strategy(graph, space.dimensions, strategy, num_devices)
         assert space.contains(strategy)
 
@@ -43,11 +45,48 @@ def test_changes_of_several_operators_split_them_alike_on_the_same_devices():
     space = space_of(toys.diamond(), 4)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
-    changes = [space.random_change(rng, strategy) for _ in range(300)]
+    changes = [space.random_change(rng, strategy, 0.0) for _ in range(300)]
     several = [change for change in changes if len(change) > 1]
     assert several
     assert any(len(change) == 1 for change in changes)
     assert all(len({config.devices for config in change.values()}) == 1 for change in several)
+
+
+def test_a_layer_takes_along_what_has_no_weights_and_no_other_layer():
+    graph = toys.diamond()
+    space = space_of(graph, 4)
+    rng = np.random.default_rng(0)
+    layers = {n for n, operator in enumerate(graph.operators) if operator.weights}
+    strategy = space.whole()
+    alone = 0
+    for _ in range(300):
+        change = space.random_change(rng, strategy, 1.0)
+        devices = {device for n in layers & set(change) for device in change[n].devices}
+        if len(layers & set(change)) == 1:
+            alone += len(change) > 1
+            assert all(set(config.devices) <= devices for config in change.values())
+    assert alone > 100
+
+
+def test_others_leave_the_devices_of_a_layer_in_half_of_the_changes_of_layers():
+    graph = toys.chain()
+    space = space_of(graph, 8)
+    rng = np.random.default_rng(0)
+    layers = [n for n, operator in enumerate(graph.operators) if operator.weights]
+    strategy = space.random_strategy(rng)
+    for n in layers:
+        wide = max(space.degrees[space.family_of[n]], key=math.prod)
+        strategy = strategy.replace({n: ParallelConfig(wide, tuple(range(math.prod(wide))))})
+    apart = narrow = 0
+    for _ in range(400):
+        after = strategy.replace(space.random_change(rng, strategy, 1.0))
+        for n in layers:
+            mine = set(after.configs[n].devices)
+            if after.configs[n] != strategy.configs[n] and len(mine) <= 4:
+                others = {d for m in layers if m != n for d in after.configs[m].devices}
+                narrow += 1
+                apart += not mine & others
+    assert apart > 0.3 * narrow > 30
 
 
 def test_every_configuration_is_reached():
@@ -112,7 +151,7 @@ def test_a_change_often_takes_over_the_devices_of_a_neighbour():
             strategy.configs[other].devices[: len(devices)] == devices != (0,)
             for other in neighbours
         )
-    assert followed > 0.8 * moves.COPY_SHARE * 500
+    assert followed > 0.8 * proposals.COPY_SHARE * 500
 
 
 @pytest.mark.parametrize("num_devices", [3, 4, 16])
@@ -132,9 +171,9 @@ def test_a_change_needs_no_more_random_numbers_than_are_asked_for():
     space = space_of(toys.diamond(), 16)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
-    enough = len(space.families) + space.num_devices + 32
-    for _ in range(2000):
-        space.random_change(rng, strategy)
+    enough = 3 * len(space.families) + space.num_devices + 32
+    for share in [0.0, 1.0] * 1000:
+        space.random_change(rng, strategy, share)
         assert space.moves.scalar[moves.USED] < enough
 
 
@@ -163,4 +202,4 @@ def test_random_placements_are_structured_or_anywhere():
     structured = set(space.configs(1))
     assert structured <= set(drawn)
     elsewhere = sum(config not in structured for config in drawn) / len(drawn)
-    assert 0.5 * moves.ANYWHERE_SHARE < elsewhere <= 1.1 * moves.ANYWHERE_SHARE
+    assert 0.5 * proposals.ANYWHERE_SHARE < elsewhere <= 1.1 * proposals.ANYWHERE_SHARE

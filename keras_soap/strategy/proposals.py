@@ -1,0 +1,283 @@
+"""The changes that a search proposes, compiled.
+
+1. A family (operators on the same weights) gets a new configuration: the devices of a neighbour,
+   split alike if it can be, or any degrees on a group of devices (see `placement`); now and then
+   any devices in any order, so that every strategy can be reached.
+2. Some changes go on to neighbours, split alike on the same devices, since moving them one by one
+   would first cost transfers.
+3. A share of changes, `Moves.layer_share`, are of layers: of a family with weights, and of what
+   lies around it up to the next such families. In half of these all others leave its devices.
+   Which layers share devices decides much, and changes of few operators hardly ever find out.
+"""
+
+import math
+
+from keras_soap.jit import entry, njit
+from keras_soap.strategy.moves import (
+    NUM_CHANGED,
+    alike,
+    change,
+    draw,
+    draw_below,
+    find,
+    most_parts,
+    num_parts,
+    same_devices,
+)
+
+COPY_SHARE = 0.5
+"""Share of changes that take over the devices of a neighbour."""
+ALIKE_SHARE = 0.75
+"""Share of those that are split alike where they can be."""
+SPREAD_SHARE = 0.6
+"""Share of changes that spread to neighbours."""
+SPREAD_MEAN = 16.0
+"""How many neighbours those reach on average."""
+LAYER_SHARE = 0.02
+"""Share of changes that are of layers, unless a chain is told otherwise."""
+EVICT_SHARE = 0.5
+"""Share of those in which all others leave the devices of the layer."""
+ANYWHERE_SHARE = 0.05
+"""Share of the other changes that go to any devices in any order."""
+
+
+@njit
+def _follow(moves, family, member, neighbour):
+    """Takes the devices of `neighbour`, as it now is.
+
+    Splits the same dimensions alike if it can, else makes as many parts in some other way, else
+    lies on the first of the devices.
+    """
+    other = moves.family_of[neighbour]
+    parts = num_parts(moves, moves.choice[other])
+    row = find(moves, family, parts)
+    choice = alike(moves, member, neighbour, moves.choice[other], row)
+    if choice < 0 or draw(moves) >= ALIKE_SHARE:
+        if row < 0:
+            smaller = 0
+            for size in range(moves.size_start[family], moves.size_start[family + 1]):
+                smaller += moves.sizes[size, 0] < parts
+            row = moves.size_start[family] + draw_below(moves, smaller)
+        first = moves.sizes[row, 1]
+        choice = first + draw_below(moves, moves.sizes[row, 2] - first)
+    for part in range(moves.sizes[row, 0]):
+        moves.new_devices[family, part] = moves.devices[other, part]
+    change(moves, family, choice)
+
+
+@njit
+def draw_config(moves, family):
+    """Any configuration: a number of parts, then degrees, then devices."""
+    first, last = moves.size_start[family], moves.size_start[family + 1]
+    row = first + draw_below(moves, last - first)
+    size, begin, end = moves.sizes[row, 0], moves.sizes[row, 1], moves.sizes[row, 2]
+    choice = begin + draw_below(moves, end - begin)
+    devices = moves.new_devices[family]
+    if not moves.places:
+        for part in range(size):
+            devices[part] = part
+    elif draw(moves) < ANYWHERE_SHARE:
+        for device in range(moves.num_devices):
+            moves.spare[device] = device
+        for part in range(size):
+            at = part + draw_below(moves, moves.num_devices - part)
+            devices[part] = moves.spare[at]
+            moves.spare[at] = moves.spare[part]
+    else:
+        _place(moves, choice, size, devices)
+    change(moves, family, choice)
+
+
+@njit
+def _draw_in_order(moves, family):
+    """Any degrees, on an aligned group of devices next to each other, in their order."""
+    first, last = moves.size_start[family], moves.size_start[family + 1]
+    row = first + draw_below(moves, last - first)
+    size, begin, end = moves.sizes[row, 0], moves.sizes[row, 1], moves.sizes[row, 2]
+    choice = begin + draw_below(moves, end - begin)
+    start = draw_below(moves, moves.num_devices // size) * size if moves.places else 0
+    for part in range(size):
+        moves.new_devices[family, part] = start + part
+    change(moves, family, choice)
+
+
+@njit
+def _evict(moves, family):
+    """Moves all others off the devices that `family` now is on: to those beside, or fewer."""
+    size = num_parts(moves, moves.new_choice[family])
+    start = moves.new_devices[family, 0]
+    if 2 * size > moves.num_devices:
+        return
+    beside = start + size if start // size % 2 == 0 else start - size
+    if beside + size > moves.num_devices:
+        beside = start - size
+    for other in range(len(moves.choice)):
+        if moves.in_change[other]:
+            continue
+        parts = num_parts(moves, moves.choice[other])
+        inside, outside, meets = 0, 0, False
+        for part in range(parts):
+            device = moves.devices[other, part]
+            if start <= device < start + size:
+                inside += 1
+            else:
+                moves.spare[outside] = device
+                outside += 1
+                meets = meets or beside <= device < beside + size
+        if inside == 0:
+            continue
+        if not meets:
+            for part in range(parts):
+                device = moves.devices[other, part]
+                if start <= device < start + size:
+                    device += beside - start
+                moves.new_devices[other, part] = device
+            change(moves, other, moves.choice[other])
+            continue
+        row = most_parts(moves, other, outside)
+        for part in range(moves.sizes[row, 0]):
+            moves.new_devices[other, part] = moves.spare[part]
+        choice = moves.sizes[row, 1]
+        change(moves, other, choice + draw_below(moves, moves.sizes[row, 2] - choice))
+
+
+@njit
+def _place(moves, choice, size, devices):
+    """A random aligned group, filled in a random order; see `placement.structured`.
+
+    Neighbours in row-major order are half of all draws where there is a choice.
+    """
+    stride = 1
+    if draw(moves) >= 0.5:
+        first = moves.stride_start[size]
+        stride = moves.strides[first + draw_below(moves, moves.stride_start[size + 1] - first)]
+    number = draw_below(moves, moves.num_devices // (size * stride) * stride)
+    start = number // stride * size * stride + number % stride
+    degrees = moves.choices[choice]
+    split, ways = 0, 1
+    for degree in degrees:
+        if degree > 1:
+            split += 1
+            ways *= split
+    if ways == 1 or draw(moves) < 0.5:
+        for part in range(size):
+            devices[part] = start + part * stride
+        return
+    # A dimension's step is the product of the degrees of those that come after it in the order.
+    way = draw_below(moves, ways)
+    steps = moves.degrees
+    for position in range(len(degrees)):
+        steps[position] = 0
+    step = 1
+    for left in range(split, 0, -1):
+        skip = way % left
+        way //= left
+        for position in range(len(degrees) - 1, -1, -1):
+            if degrees[position] > 1 and steps[position] == 0:
+                if skip == 0:
+                    steps[position] = step
+                    step *= degrees[position]
+                    break
+                skip -= 1
+    for part in range(size):
+        rest, at = part, 0
+        for position in range(len(degrees) - 1, -1, -1):
+            at += rest % degrees[position] * steps[position]
+            rest //= degrees[position]
+        devices[part] = start + at * stride
+
+
+@njit
+def _spread(moves, wanted, weightless):
+    """Makes neighbours of the one changed family, and theirs, as it now is, where they can be.
+
+    Args:
+        moves: Moves.
+        wanted: How many families at most change beside the first.
+        weightless: Whether only families without weights do.
+    """
+    reached = 0
+    while reached < moves.scalar[NUM_CHANGED]:
+        if moves.scalar[NUM_CHANGED] > wanted:
+            return
+        here = moves.changed[reached]
+        reached += 1
+        choice = moves.new_choice[here]
+        parts = num_parts(moves, choice)
+        begin = moves.neighbour_start[here]
+        count = moves.neighbour_start[here + 1] - begin
+        first = draw_below(moves, count)
+        for k in range(count):
+            pair = begin + (first + k) % count
+            member, neighbour = moves.neighbours[pair, 0], moves.neighbours[pair, 1]
+            other = moves.family_of[neighbour]
+            if moves.in_change[other] or (weightless and moves.weighted[other]):
+                continue
+            row = find(moves, other, parts)
+            split = alike(moves, neighbour, member, choice, row)
+            if split < 0 and weightless:
+                row = most_parts(moves, other, parts)
+                split = moves.sizes[row, 1]
+                split += draw_below(moves, moves.sizes[row, 2] - split)
+            if split >= 0:
+                for part in range(moves.sizes[row, 0]):
+                    moves.new_devices[other, part] = moves.new_devices[here, part]
+                change(moves, other, split)
+                if moves.scalar[NUM_CHANGED] > wanted:
+                    return
+
+
+@njit
+def propose(moves):
+    """Draws a change: `changed[:scalar[NUM_CHANGED]]`, with `new_choice` and `new_devices`."""
+    moves.scalar[NUM_CHANGED] = 0
+    if draw(moves) < moves.layer_share[0]:
+        family = moves.layers[draw_below(moves, len(moves.layers))]
+        _draw_in_order(moves, family)
+        _spread(moves, len(moves.choice), True)
+        if moves.places and draw(moves) < EVICT_SHARE:
+            _evict(moves, family)
+    else:
+        _propose_some(moves)
+    for i in range(moves.scalar[NUM_CHANGED]):
+        moves.in_change[moves.changed[i]] = 0
+
+
+@njit
+def _propose_some(moves):
+    """Draws a change of one operator, or of some that hang together."""
+    family = moves.family_of[draw_below(moves, len(moves.family_of))]
+    begin, end = moves.neighbour_start[family], moves.neighbour_start[family + 1]
+    apart = 0
+    if moves.places and end > begin and draw(moves) < COPY_SHARE:
+        for pair in range(begin, end):
+            other = moves.family_of[moves.neighbours[pair, 1]]
+            apart += not same_devices(moves, family, other)
+    if apart:
+        skip = draw_below(moves, apart)
+        for pair in range(begin, end):
+            other = moves.family_of[moves.neighbours[pair, 1]]
+            if not same_devices(moves, family, other):
+                if skip == 0:
+                    _follow(moves, family, moves.neighbours[pair, 0], moves.neighbours[pair, 1])
+                    break
+                skip -= 1
+    else:
+        draw_config(moves, family)
+    if draw(moves) < SPREAD_SHARE:
+        wanted = int(math.log(1.0 - draw(moves)) / math.log(1.0 - 1.0 / SPREAD_MEAN)) + 1
+        _spread(moves, wanted, False)
+
+
+@entry
+def propose_one(moves):
+    """For Python: see `propose`."""
+    propose(moves)
+
+
+@entry
+def propose_config(moves, family):
+    """For Python: see `draw_config`."""
+    moves.scalar[NUM_CHANGED] = 0
+    draw_config(moves, family)
+    moves.in_change[family] = 0
