@@ -20,7 +20,7 @@ from keras_soap.objective import Evaluation
 from keras_soap.search import checkpoint, descent
 from keras_soap.search.chains import Chain, Phase
 from keras_soap.search.metropolis import ChainState, beta_per_ns
-from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
+from keras_soap.search.problem import MOST_PAIRS, NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
@@ -77,12 +77,21 @@ def _start(problem: Problem, tracker: Tracker, seed: int, num_chains: int) -> li
     for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(num_chains)):
         rng = np.random.default_rng(sequence)
         if number == num_chains - 1 and num_chains > 1:
-            start = problem.objective.evaluate(problem.space.random_strategy(rng))
-            tracker.offer(start)
+            start = _random_start(problem, tracker, rng)
         else:
             start = problem.starts[number % len(problem.starts)]
         chains.append(Chain(number, rng, ChainState(start, start), 0))
     return chains
+
+
+def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) -> Evaluation:
+    """Somewhere in the space; the best so far, if that would take too long to simulate."""
+    strategy = problem.space.random_strategy(rng)
+    if problem.lowering.num_pairs(strategy) > MOST_PAIRS:
+        return tracker.best
+    start = problem.objective.evaluate(strategy)
+    tracker.offer(start)
+    return start
 
 
 class _Sampling:
@@ -158,9 +167,7 @@ class _Sampling:
                 continue
             start = self.tracker.best
             if self.gained_little and chain is ranked[-1]:
-                strategy = self.problem.space.random_strategy(chain.rng)
-                start = self.problem.objective.evaluate(strategy)
-                self.tracker.offer(start)
+                start = _random_start(self.problem, self.tracker, chain.rng)
             state = ChainState(start, start)
             self.chains[chain.number] = Chain(chain.number, chain.rng, state, chain.proposals)
 

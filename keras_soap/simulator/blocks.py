@@ -43,6 +43,9 @@ from keras_soap.simulator.layout import (
     INDEX_MASK,
     LINKS_BITS,
     LINKS_MASK,
+    MOST_PAIRS,
+    NEED,
+    NEED_FEWER,
     NEVER,
     NEW_MOVED_BYTES,
     NEW_NUM_ROWS,
@@ -284,7 +287,7 @@ def weigh_operator(machine, model, tables, state, n, sign):
 
 @njit
 def build_edge(machine, model, tables, state, e):
-    """Makes all pairs of edge `e`; see `tasks/overlap.py`. False if an array must grow."""
+    """Makes all pairs of edge `e`; see `tasks/overlap.py`. False if that needs what `NEED` says."""
     edge, at = model.edge[e], state.edge[e]
     producer, consumer = edge[EDGE_PRODUCER], edge[EDGE_CONSUMER]
     config = tables.config[state.op[producer, AT_CONFIG]]
@@ -325,6 +328,9 @@ def build_edge(machine, model, tables, state, e):
             elif stride[axis] or cell[axis] < model.shape[e, axis]:
                 count *= (stop - 1) // cell[axis] - start // cell[axis] + 1
         total += count
+    if total > state.scalar[MOST_PAIRS]:
+        state.scalar[NEED] = NEED_FEWER
+        return False
     row = take(state, PAIR_ROWS, total)
     if row < 0:
         return False

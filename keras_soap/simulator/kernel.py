@@ -5,6 +5,8 @@
    the changed operators and of their edges are rebuilt (`blocks`), and only what comes after the
    first change is simulated (`events`). The outcome is exactly that of building afresh.
 3. A proposal may come with a limit. It then ends as soon as its step certainly takes longer.
+4. With a limit, an edge of more than `PAIRS_OF_PROPOSAL` pairs counts as too long: on a thousand
+   devices, rows for all parts of one operator with all of the next would take gigabytes.
 
 A call that needs a configuration or rows that are not there says so, and leaves all as it was.
 """
@@ -54,6 +56,7 @@ from keras_soap.simulator.layout import (
     MISSES_SPACE,
     MOVED_BYTES,
     NEED,
+    NEED_FEWER,
     NEED_LOG,
     NEVER,
     NEW_EXCESS_BYTES,
@@ -279,8 +282,8 @@ def build_change(machine, model, tables, state):
     """Makes the tasks of `state.wanted_*` for operators `state.changed[:scalar[NUM_CHANGED]]`.
 
     Returns:
-        DONE, and `run_change` or `drop_change` may follow; or what is missing, and all is as it
-        was.
+        DONE, and `run_change` or `drop_change` may follow; or EXCEEDED (rule 4) or what is missing,
+        and all is as it was.
     """
     scalar = state.scalar
     for i in range(scalar[NUM_CHANGED]):
@@ -293,7 +296,10 @@ def build_change(machine, model, tables, state):
     _mark(model, state)
     if not _replace(machine, model, tables, state):
         drop_change(model, tables, state)
-        return MISSES_SPACE
+        if scalar[NEED] != NEED_FEWER:
+            return MISSES_SPACE
+        scalar[NEW_STEP_NS], scalar[NEW_EXCESS_BYTES] = NEVER, 0
+        return EXCEEDED
     excess = 0
     for device in range(machine.num_devices):
         excess += max(0, state.memory[1, device] - machine.memory_bytes[device])

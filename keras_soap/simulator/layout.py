@@ -188,14 +188,19 @@ LOG_CHUNK = 64
     BEST_MOVED_BYTES,
     PATIENCE_NS,  # by how much the proposal of a walk may take longer (-1: none is drawn)
     NUM_ACCEPTED,  # proposals of a walk
+    MOST_PAIRS,  # that an edge may have, or the proposal counts as too long
     NUM_SCALARS,
-) = range(23)
+) = range(24)
 
 # Outcomes of a proposal.
 DONE, EXCEEDED, MISSES_CONFIG, MISSES_SPACE, MISSES_RANDOM = range(5)
 
 # Arrays that grow, as `scalar[NEED]` names them.
-NEED_TASKS, NEED_PAIRS, NEED_INTS, NEED_LOG, NEED_SCRATCH = range(5)
+NEED_TASKS, NEED_PAIRS, NEED_INTS, NEED_LOG, NEED_SCRATCH, NEED_FEWER = range(6)
+"""NEED_FEWER: nothing must grow, but an edge would have more than `MOST_PAIRS`."""
+
+PAIRS_OF_PROPOSAL = 1 << 16
+"""`MOST_PAIRS` where a proposal has a limit: as many as two operators of 256 parts can have."""
 
 
 class Machine(NamedTuple):

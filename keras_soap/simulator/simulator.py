@@ -5,7 +5,8 @@
 2. Whatever came before, the outcome is exactly that of building the task graph afresh
    (`tasks/build.py`) and simulating it (`reference.py`).
 3. With a limit, a proposal ends as soon as it certainly takes longer: its time is then unknown,
-   but for being over the limit.
+   but for being over the limit. So does one in which two operators exchange data among more than
+   `PAIRS_OF_PROPOSAL` pairs of parts.
 """
 
 import math
@@ -34,6 +35,7 @@ from keras_soap.simulator.layout import (
     LOG_USED,
     MISSES_CONFIG,
     MISSES_RANDOM,
+    MOST_PAIRS,
     MOVED_BYTES,
     NEED,
     NEVER,
@@ -44,6 +46,7 @@ from keras_soap.simulator.layout import (
     NUM_CHANGED,
     P_TIME,
     P_TIME_B,
+    PAIRS_OF_PROPOSAL,
     PATIENCE_NS,
     STEP_NS,
     TASKS_SIMULATED,
@@ -177,6 +180,7 @@ class Simulator:
                 state.wanted_config[n] = numbers[n]
                 state.wanted_devices[n, : len(config.devices)] = config.devices
             state.scalar[NUM_CHANGED] = len(change)
+            state.scalar[MOST_PAIRS] = NEVER if limit_ns is None else PAIRS_OF_PROPOSAL
             done = kernel.propose(self._machine, self._model, self._maker.tables, state, limit)
             if done == DONE or done == EXCEEDED:
                 break

@@ -12,14 +12,17 @@ from keras_soap.simulator.layout import (
     BEST_MOVED_BYTES,
     BEST_STEP_NS,
     DONE,
+    EXCEEDED,
     EXCESS_BYTES,
     MISSES_RANDOM,
+    MOST_PAIRS,
     MOVED_BYTES,
     NEVER,
     NEW_EXCESS_BYTES,
     NEW_STEP_NS,
     NUM_ACCEPTED,
     NUM_CHANGED,
+    PAIRS_OF_PROPOSAL,
     PATIENCE_NS,
     STEP_NS,
 )
@@ -61,7 +64,12 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
                 made += 1
                 continue
         _want(moves, state, numbers, first_number)
+        scalar[MOST_PAIRS] = NEVER if scalar[EXCESS_BYTES] else PAIRS_OF_PROPOSAL
         done = build_change(machine, model, tables, state)
+        if done == EXCEEDED:
+            scalar[PATIENCE_NS] = -1
+            made += 1
+            continue
         if done != DONE:
             return made, done
         made += 1

@@ -6,10 +6,14 @@ import pytest
 from keras_soap.costs.roofline import Roofline
 from keras_soap.simulator import reference
 from keras_soap.simulator.simulator import Simulator
+from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.tasks.build import build
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.tasks.memory import peak_memory_bytes
+from keras_soap.topology.presets import scaled_cluster
 from tests import invariants
+from tests.search import toys
 from tests.simulator import random_problems
 
 
@@ -90,3 +94,26 @@ def test_built_graphs_obey_the_rules():
         graph = build(costs, strategy)
         invariants.check_links(graph)
         invariants.check(graph, reference.simulate(graph))
+
+
+def test_with_a_limit_a_proposal_of_very_many_pairs_counts_as_too_long():
+    graph = toys.chain((512, 512, 512), 512)
+    lowering = Lowering(graph)
+    num_devices = 512
+    simulator = Simulator(Costs(lowering, scaled_cluster(num_devices), Roofline()))
+    space = SearchSpace(graph, lowering.dimensions, scaled_cluster(num_devices))
+    before = simulator.set(space.whole())
+    everywhere = tuple(range(num_devices))
+    by_sample = ParallelConfig((num_devices, 1), everywhere)
+    by_units = ParallelConfig((1, num_devices), everywhere)
+    layers = [n for n, operator in enumerate(graph.operators) if operator.kind == "dense"]
+    change = {layers[0]: by_sample, layers[1]: by_units}
+    assert simulator.propose(change, limit_ns=10**15).exceeds
+    simulator.reject()
+    assert simulator.outcome == before
+    outcome = simulator.propose(change)
+    assert not outcome.exceeds
+    simulator.reject()
+    # Operators split alike have few pairs: those are simulated with a limit too.
+    alike = dict.fromkeys(layers, by_sample)
+    assert not simulator.propose(alike, limit_ns=10**15).exceeds
