@@ -53,6 +53,7 @@ def figures_of(result: SearchResult) -> dict:
         "stopped_by": str(result.stopped_by),
         "locally_optimal": result.locally_optimal,
         "proved": result.proved,
+        "lower_bound_ms": result.lower_bound_ns / 1e6,
         "history": [[p.seconds, p.proposals, p.best_ns / 1e6] for p in result.history],
     }
 

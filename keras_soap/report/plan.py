@@ -117,4 +117,5 @@ def _search_figures(result: SearchResult) -> dict[str, Any]:
         "seed": result.seed,
         "method": result.method,
         "proved_optimal": result.proved,
+        "lower_bound_ms": result.lower_bound_ns / 1e6,
     }

@@ -50,6 +50,8 @@ class SearchResult:
         method: Name of the search.
         cost_source: Whether the times of parts are analytic or measured.
         proved: Whether no strategy of the space is faster.
+        lower_bound_ns: A time that no strategy of the space is faster than, for all that the search
+            has shown; 0 if it shows nothing of the kind.
         locally_optimal: Whether no change of one operator improves it, as far as was tried.
     """
 
@@ -64,6 +66,7 @@ class SearchResult:
     method: str
     cost_source: CostSource
     proved: bool = False
+    lower_bound_ns: int = 0
     locally_optimal: bool = False
 
     @property

@@ -83,6 +83,7 @@ class Tracker:
         seed: int,
         stopped_by: StopReason,
         proved: bool = False,
+        lower_bound_ns: int = 0,
         locally_optimal: bool = False,
     ) -> SearchResult:
         """The outcome; evaluates the best once more, from nothing."""
@@ -101,5 +102,6 @@ class Tracker:
             method=method,
             cost_source=problem.profile.source,
             proved=proved,
+            lower_bound_ns=lower_bound_ns,
             locally_optimal=locally_optimal,
         )

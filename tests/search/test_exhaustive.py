@@ -25,6 +25,7 @@ def test_proves_what_brute_force_finds(name):
     problem = toys.problem(graph, topology, **arguments)
     result = exhaustive.search(problem, Budget(proposals=20_000), 0)
     assert result.proved
+    assert result.lower_bound_ns == result.evaluation.step_time_ns
     assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
 
 
@@ -75,9 +76,21 @@ def test_large_problems_are_refused():
         exhaustive.search(problem, Budget(proposals=10), 0)
 
 
+@pytest.mark.parametrize("name", ["chain", "slow links", "no O", "two nodes", "inference"])
+def test_what_is_left_open_has_a_lower_bound(name):
+    graph, topology, arguments = PROBLEMS[name]
+    problem = toys.problem(graph, topology, **arguments)
+    fastest_ns = toys.fastest(problem).step_time_ns
+    result = exhaustive.search(problem, Budget(proposals=10), 0)
+    assert fastest_ns / 4 < result.lower_bound_ns <= fastest_ns
+
+
 def test_without_budget_nothing_is_proved():
     problem = toys.problem(toys.chain(), toys.machine(3))
-    assert not exhaustive.search(problem, Budget(proposals=10), 0).proved
+    result = exhaustive.search(problem, Budget(proposals=10), 0)
+    assert not result.proved
+    assert result.lower_bound_ns < result.evaluation.step_time_ns
+    assert exhaustive.search(problem, Budget(proposals=0), 0).lower_bound_ns == 0
 
 
 def test_devices_on_one_switch_are_interchangeable():
