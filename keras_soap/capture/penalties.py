@@ -14,7 +14,8 @@ import keras
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.symbolic_scope import SymbolicScope
 
-from keras_soap.capture.model import GraphBuilder, function_of
+from keras_soap.capture.builder import GraphBuilder
+from keras_soap.capture.functions import function_of
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 

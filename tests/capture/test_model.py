@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_soap.capture.model import capture, treats_samples_alone
+from keras_soap.capture.model import capture
+from keras_soap.capture.trials import treats_samples_alone
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators import registry
