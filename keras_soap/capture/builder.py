@@ -10,14 +10,13 @@ from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 from keras.src.utils.naming import to_snake_case
 
-from keras_soap.capture.calls import Arguments, Call, nodes_of
+from keras_soap.capture.calls import Arguments, Call, nodes_of, spec_of
 from keras_soap.capture.decisions import (
     Decision,
     call_of,
     decide,
     does_nothing,
     opens_as_graph,
-    spec_of,
     training_mode,
 )
 from keras_soap.capture.functions import function_of, has_graph
@@ -177,9 +176,7 @@ class GraphBuilder:
                 outputs = self._add_node(node, call, decision, tensors, place)
             tensors.update(zip(map(id, node.outputs), outputs, strict=True))
 
-    def _add_graph(
-        self, node: Any, tensors: dict[int, Traced], place: "_Place"
-    ) -> list[Traced]:
+    def _add_graph(self, node: Any, tensors: dict[int, Traced], place: "_Place") -> list[Traced]:
         """Adds a nested model, whose own graph says what it does."""
         model = node.operation
         function = function_of(model)
@@ -189,8 +186,7 @@ class GraphBuilder:
                 f"{len(node.input_tensors)}. Call it on one tensor for each input."
             )
         within = {
-            id(x): tensors[id(t)]
-            for x, t in zip(function.inputs, node.input_tensors, strict=True)
+            id(x): tensors[id(t)] for x, t in zip(function.inputs, node.input_tensors, strict=True)
         }
         mode = training_mode(node, place.training)
         self._trace(function, within, _Place(f"{place.prefix}{model.name}/", mode, None))

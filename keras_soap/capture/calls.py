@@ -14,6 +14,7 @@ from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
+from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators.contractions import einsum_labels
 
@@ -65,9 +66,7 @@ class Call:
 
         if any(spec.shape[:1] != (batch_size,) for spec in (*self.inputs, *self.outputs)):
             return None
-        return dataclasses.replace(
-            self, inputs=resized(self.inputs), outputs=resized(self.outputs)
-        )
+        return dataclasses.replace(self, inputs=resized(self.inputs), outputs=resized(self.outputs))
 
     @property
     def masked(self) -> list[int]:
@@ -149,10 +148,26 @@ class Call:
         return {**json.loads(json.dumps(kept, default=_word)), **self.fixed}
 
 
+def spec_of(tensor: Any, batch_size: int, what: str) -> TensorSpec:
+    """Of a symbolic tensor, on whole batches."""
+    shape = list(tensor.shape)
+    if shape and shape[0] is None:
+        shape[0] = batch_size
+    if any(size is None for size in shape):
+        raise CaptureError(
+            f"The {what} has shape {tuple(tensor.shape)}. Only the batch dimension may be "
+            "unknown: give the model's inputs fixed shapes."
+        )
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return TensorSpec(tuple(int(size) for size in shape), dtype)
+
+
 def nodes_of(function: Function) -> list[Any]:
     """The recorded calls in a Keras graph, in order."""
     by_depth = function._nodes_by_depth
-    return [n for depth in sorted(by_depth, reverse=True) for n in by_depth[depth] if not n.is_input]
+    return [
+        n for depth in sorted(by_depth, reverse=True) for n in by_depth[depth] if not n.is_input
+    ]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from absl import logging
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 
-from keras_soap.capture.calls import Call, exact_shapes, nodes_of
+from keras_soap.capture.calls import Call, exact_shapes, nodes_of, spec_of
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, open_call
 from keras_soap.capture.trials import treats_samples_alone
@@ -141,20 +141,6 @@ def call_of(
             made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
     outputs = tuple(spec_of(x, batch_size, f"output of {operation.name}") for x in made)
     return dataclasses.replace(call, outputs=outputs)
-
-
-def spec_of(tensor: Any, batch_size: int, what: str) -> TensorSpec:
-    """Of a symbolic tensor, on whole batches."""
-    shape = list(tensor.shape)
-    if shape and shape[0] is None:
-        shape[0] = batch_size
-    if any(size is None for size in shape):
-        raise CaptureError(
-            f"The {what} has shape {tuple(tensor.shape)}. Only the batch dimension may be "
-            "unknown: give the model's inputs fixed shapes."
-        )
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return TensorSpec(tuple(int(size) for size in shape), dtype)
 
 
 def training_mode(node: Any, enclosing: bool | None) -> bool | None:

@@ -1,6 +1,7 @@
-"""The Keras graph of a model: its own, or for a subclassed model that of its traced `call`.
+"""The Keras graph of a model: its own, or that of its traced `call`.
 
-A subclassed model says nothing of its inputs, so they are learned from data before it is captured.
+A subclassed model says nothing of its inputs, and a graph may leave lengths open. Such models are
+traced anew for what they are called on, which is learned from data before they are captured.
 """
 
 import weakref
@@ -11,10 +12,9 @@ from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from keras_soap.capture.calls import Call
+from keras_soap.capture.calls import Call, spec_of
 from keras_soap.capture.opening import TracingError, open_call
 from keras_soap.errors import CaptureError
-from keras_soap.graph.operator_graph import TensorSpec
 
 _learned: "weakref.WeakKeyDictionary[keras.Model, Any]" = weakref.WeakKeyDictionary()
 """Symbolic inputs, nested as the model takes them, of any batch size."""
@@ -26,18 +26,20 @@ _standardizing = weakref.WeakKeyDictionary()
 
 
 def learn_inputs(model: keras.Model, inputs: Any) -> None:
-    """Remembers what a subclassed model is called on.
+    """Remembers what a model is called on, if its graph does not say it.
 
     Args:
-        model: Any model; others than subclassed ones know their inputs.
-        inputs: A batch, with anything that has `shape` and `dtype` as leaves.
+        model: Built.
+        inputs: A batch, as the model takes it.
     """
     if has_graph(model):
         return
+    graph = _own_graph(model)
+    if graph is not None:
+        flat = graph._standardize_inputs(inputs)
+        inputs = keras.tree.pack_sequence_as(graph._inputs_struct, flat)
     found = keras.tree.map_structure(
-        lambda x: keras.KerasTensor(
-            (None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)
-        ),
+        lambda x: keras.KerasTensor((None, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)),
         inputs,
     )
     known = _learned.get(model)
@@ -52,11 +54,21 @@ def _summary(inputs: Any) -> Any:
 
 
 def has_graph(model: keras.Model) -> bool:
-    """Whether the graph that a model was made with is what it computes."""
-    return any(
-        isinstance(model, kind) and type(model).call is kind.call
-        for kind in (keras.Sequential, Functional)
+    """Whether the graph that a model was made with says all that it computes, and all shapes."""
+    graph = _own_graph(model)
+    kind = keras.Sequential if isinstance(model, keras.Sequential) else Functional
+    return (
+        graph is not None
+        and type(model).call is kind.call
+        and all(None not in x.shape[1:] for x in graph.inputs)
     )
+
+
+def _own_graph(model: keras.Model) -> Functional | None:
+    """What a model was made with; of a subclassed one, None."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if isinstance(model, Functional) else None
 
 
 def function_of(model: keras.Model, batch_size: int | None = None) -> Function:
@@ -66,13 +78,14 @@ def function_of(model: keras.Model, batch_size: int | None = None) -> Function:
         model: Any.
         batch_size: Samples in a batch, for models that have to be traced; by default as last time.
     """
-    if isinstance(model, keras.Sequential) and model._functional is None:
+    graph = _own_graph(model)
+    if graph is None and isinstance(model, keras.Sequential):
         raise CaptureError(
             f"Model {model.name!r} is not built, so its shapes are unknown. Start it with a "
             "keras.Input layer, or call model.build(input_shape)."
         )
-    if has_graph(model):
-        return model._functional if isinstance(model, keras.Sequential) else model
+    if graph is not None and has_graph(model):
+        return graph
     traced = _traced.setdefault(model, {})
     if batch_size is None:
         batch_size = next(reversed(traced), 1)
@@ -82,12 +95,12 @@ def function_of(model: keras.Model, batch_size: int | None = None) -> Function:
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
-    """A batch of inputs as flat tensors in the order of the graph's inputs, as `model` casts them."""
-    function = function_of(model)
-    if isinstance(function, Functional):
-        return function._standardize_inputs(inputs)
+    """A batch of inputs as flat tensors, as `model` casts them, in the order of its graph's."""
+    graph = _own_graph(model)
+    if graph is not None:
+        return graph._standardize_inputs(inputs)
     if model not in _standardizing:
-        _standardizing[model] = _standardizing_graph(function)
+        _standardizing[model] = _standardizing_graph(function_of(model))
     return _standardizing[model]._standardize_inputs(inputs)
 
 
@@ -101,12 +114,8 @@ def _standardizing_graph(function: Function) -> Functional:
 
 
 def _trace(model: keras.Model, batch_size: int) -> Function:
-    if isinstance(model, keras.Sequential):
-        known = model._functional._inputs_struct
-    elif isinstance(model, Functional):
-        known = model._inputs_struct
-    else:
-        known = _learned.get(model)
+    graph = _own_graph(model)
+    known = _learned.get(model, None if graph is None else graph._inputs_struct)
     if known is None or not model.built:
         raise CaptureError(
             f"Model {model.name!r} is a {type(model).__name__}, a subclassed model, and nothing is "
@@ -117,13 +126,10 @@ def _trace(model: keras.Model, batch_size: int) -> Function:
         lambda x: keras.KerasTensor((batch_size, *x.shape[1:]), x.dtype), known
     )
     arguments = SymbolicArguments(inputs)
-    specs = tuple(
-        TensorSpec(tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
-        for x in arguments.keras_tensors
-    )
+    specs = tuple(spec_of(x, batch_size, f"input {x.name}") for x in arguments.keras_tensors)
     try:
         outputs = keras.tree.flatten(keras.src.backend.compute_output_spec(model, inputs))
-        made = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in outputs)
+        made = tuple(spec_of(x, batch_size, f"output of {model.name}") for x in outputs)
         function = open_call(Call(model, arguments, specs, made), batch_size)
     except TracingError as error:
         raise CaptureError(

@@ -19,8 +19,8 @@ from typing import Any
 
 import keras
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-from keras.src.backend.common.variables import AutocastScope
 from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.backend.common.variables import AutocastScope
 from keras.src.layers.layer import CallSpec
 from keras.src.ops.function import Function
 
@@ -80,7 +80,9 @@ def _trace(call: Call) -> Function:
             with AutocastScope(autocast) if autocast else contextlib.nullcontext():
                 function = Function(symbols, run(layer, *args, **kwargs))
         except Exception as error:
-            raise TracingError(f"tracing it raised {type(error).__name__}: {_brief(error)}") from error
+            raise TracingError(
+                f"tracing it raised {type(error).__name__}: {_brief(error)}"
+            ) from error
     if scope.losses:
         layer_losses = {id(loss) for loss in scope.losses}
         for one in inner:
@@ -134,11 +136,7 @@ def autocast_of(layer: keras.Layer) -> str | None:
 @contextlib.contextmanager
 def _forgetting_nodes(layers: Sequence[keras.Layer]) -> Iterator[None]:
     """Calls of inner layers leave no trace in them: to Keras, they are not part of a model."""
-    lists = [
-        nodes
-        for layer in layers
-        for nodes in (layer._inbound_nodes, layer._outbound_nodes)
-    ]
+    lists = [nodes for layer in layers for nodes in (layer._inbound_nodes, layer._outbound_nodes)]
     lengths = list(map(len, lists))
     try:
         yield
@@ -166,7 +164,7 @@ def _check_weights(layer: keras.Layer, function: Function) -> None:
 def _time_distributed(
     layer: keras.layers.TimeDistributed, inputs: Any, training: Any = None, mask: Any = None
 ) -> Any:
-    """Steps are samples to the inner layer. Keras loops over them, which says the same at length."""
+    """Steps are samples to the inner layer. Keras loops over them, at length."""
     if mask is not None:
         raise TracingError("it has a mask")
     samples, steps, *rest = inputs.shape

@@ -26,6 +26,7 @@ from keras_soap.operators.recurrent import Recurrent
 from keras_soap.operators.rule import Part, Rule
 from keras_soap.operators.time_blocks import SUFFIX
 
+
 @dataclass
 class Traced:
     """A tensor of the model while it is captured: as a whole, in blocks of steps, or both."""

@@ -40,7 +40,7 @@ def treats_samples_alone(
             made = operation(*args, **kwargs)
         else:
             if operation._call_has_training_arg:
-                kwargs = {"training": True, **kwargs}
+                kwargs = _in_mode(kwargs, True)
             trainable, rest = operation.trainable_variables, operation.non_trainable_variables
             made, states = operation.stateless_call(
                 [v.value for v in trainable], [v.value for v in rest], *args, **kwargs
@@ -81,7 +81,7 @@ def computes_the_same(call: Call, function: Function) -> bool:
         for number, mask in zip(call.masked, values[len(call.inputs) :], strict=True):
             set_keras_mask(inputs[number], mask)
         args, kwargs = call.fill(inputs)
-        return layer(*args, **{"training": training, **kwargs})
+        return layer(*args, **_in_mode(kwargs, training))
 
     def traced(training: bool) -> Any:
         return evaluate(function, values, call.fixed.get("training", training))
@@ -100,13 +100,19 @@ def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[
     tensors = {id(x): value for x, value in zip(function.inputs, inputs, strict=True)}
     for node in nodes_of(function):
         args, kwargs = node.arguments.fill_in(tensors)
-        if isinstance(node.operation, keras.Layer) and kwargs.get("training") is None:
-            kwargs = {**kwargs, "training": training}
+        if isinstance(node.operation, keras.Layer):
+            kwargs = _in_mode(kwargs, training)
         outputs = keras.tree.flatten(node.operation(*args, **kwargs))
         for output in outputs:
             set_keras_mask(output, None)
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
     return [tensors[id(x)] for x in function.outputs]
+
+
+def _in_mode(kwargs: dict[str, Any], training: bool) -> dict[str, Any]:
+    """Keyword arguments of a call in a mode, if they do not fix it. `training=None` does not."""
+    fixed = kwargs.get("training")
+    return {**kwargs, "training": training if fixed is None else fixed}
 
 
 def _run(

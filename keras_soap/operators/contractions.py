@@ -211,9 +211,7 @@ def _labels(term: str, elided: int) -> Labels:
     return (*before, *between, *after)
 
 
-def _regions(
-    labels: Labels, shape: Sequence[int], output: Labels, regions: Regions
-) -> Regions:
+def _regions(labels: Labels, shape: Sequence[int], output: Labels, regions: Regions) -> Regions:
     result = whole(len(regions), shape)
     for axis, (label, size) in enumerate(zip(labels, shape, strict=True)):
         # An axis of size 1 is repeated along the output's.

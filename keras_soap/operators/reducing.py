@@ -14,8 +14,9 @@ class Reduction(Rule):
 
     kind = "reduction"
     layers = (
-        "Sum Mean Max Min Prod Any All Var Std Amax Amin Argmax Argmin CountNonzero".split()
-    )  # noqa: SIM905
+        *("Sum", "Mean", "Var", "Std", "Prod", "Max", "Min", "Amax", "Amin"),
+        *("Argmax", "Argmin", "Any", "All", "CountNonzero"),
+    )
 
     def refuses(self, attributes, inputs, output):
         axes = self._axes(attributes, len(inputs[0].shape))

@@ -134,6 +134,7 @@ class StepFunctions:
         x, _, _ = _unpack(data)
         key = ("predict", *_shapes(x))
         if key not in self._traced:
+            learn_inputs(self.model, x)
             self._traced[key] = self.run.predict_function(
                 capture(self.model, _batch_size(x), self.time_chunk)
             )
