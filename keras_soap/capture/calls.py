@@ -121,7 +121,9 @@ class Call:
 
     @property
     def takes_mask(self) -> bool:
-        """Whether it is handed a mask."""
+        """Whether a layer is handed a mask."""
+        if not isinstance(self.operation, keras.Layer):
+            return False
         masks = [value for key, value in self.arguments.kwargs.items() if key.endswith("mask")]
         return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(masks))
 
@@ -172,18 +174,29 @@ def nodes_of(function: Function) -> list[Any]:
 
 @contextlib.contextmanager
 def exact_shapes(layers: Iterable[Any]) -> Iterator[None]:
-    """Lets layers tell the shapes that follow from their inputs.
+    """Lets layers tell the shapes that follow from what they are called on.
 
-    EinsumDense tells the shape that it was given, of which sizes may be left open.
+    EinsumDense tells the shape that it was given, of which sizes may be left open. What a layer of
+    the user's tells is its own affair; its `call` is asked instead.
     """
-    changed = [layer for layer in layers if type(layer) is keras.layers.EinsumDense]
-    for layer in changed:
-        vars(layer)["compute_output_shape"] = functools.partial(_einsum_shape, layer)
+    changed: list[tuple[Any, str, Any]] = []
+    for layer in layers:
+        if type(layer) is keras.layers.EinsumDense:
+            changed.append((layer, "compute_output_shape", _einsum_shape))
+        elif isinstance(layer, keras.Layer) and not is_keras(layer):
+            changed.append((layer, "compute_output_spec", keras.Operation.compute_output_spec))
+    for layer, name, function in changed:
+        vars(layer)[name] = functools.partial(function, layer)
     try:
         yield
     finally:
-        for layer in changed:
-            vars(layer).pop("compute_output_shape", None)
+        for layer, name, _ in changed:
+            vars(layer).pop(name, None)
+
+
+def is_keras(operation: Any) -> bool:
+    """Whether a layer or operation is Keras's own."""
+    return type(operation).__module__.partition(".")[0] == "keras"
 
 
 def _einsum_shape(layer: keras.layers.EinsumDense, input_shape: Any) -> tuple[int | None, ...]:

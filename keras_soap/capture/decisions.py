@@ -19,7 +19,7 @@ from absl import logging
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 
-from keras_soap.capture.calls import Call, exact_shapes, nodes_of, spec_of
+from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, spec_of
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, open_call
 from keras_soap.capture.trials import treats_samples_alone
@@ -151,7 +151,8 @@ def training_mode(node: Any, enclosing: bool | None) -> bool | None:
 
 def does_nothing(call: Call) -> bool:
     """Whether a call is a cast to the dtype that its input has."""
-    return type(call.operation).__name__ == "Cast" and call.inputs == call.outputs
+    is_cast = type(call.operation).__name__ in ("Cast", "ConvertToTensor")
+    return is_cast and call.inputs == call.outputs
 
 
 def opens_as_graph(node: Any) -> bool:
@@ -165,7 +166,7 @@ def opens_as_graph(node: Any) -> bool:
 
 def _kind(call: Call, layer: Any) -> str | None:
     """Of the rule that covers a call, if there is one."""
-    if call.takes_mask or not _is_keras(layer):
+    if call.takes_mask or not is_keras(layer):
         return None
     kind = registry.kind_of_layer(type(layer).__name__)
     if kind is None:
@@ -181,16 +182,12 @@ def _kind(call: Call, layer: Any) -> str | None:
     return kind if refused is None else None
 
 
-def _is_keras(operation: Any) -> bool:
-    return type(operation).__module__.partition(".")[0] == "keras"
-
-
 def _without_activation(call: Call) -> tuple[Any, keras.layers.Activation | None]:
     """A layer without the softmax or sigmoid that it ends with, and that as a layer of its own."""
     layer = call.operation
     ending = getattr(layer, "activation", None)
     if (
-        not _is_keras(layer)
+        not is_keras(layer)
         or type(layer).__name__ not in _ENDING_IN_ACTIVATION
         or ending not in (keras.activations.softmax, keras.activations.sigmoid)
     ):
@@ -212,7 +209,7 @@ def _unshown_mask(call: Call) -> str | None:
     layer = call.operation
     if not isinstance(layer, keras.Layer) or not call.masked:
         return None
-    if not _is_keras(layer) or type(layer).__name__ in _READ_MASKS:
+    if not is_keras(layer) or type(layer).__name__ in _READ_MASKS:
         is_shown = False
     else:
         hands_on = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)

@@ -94,6 +94,14 @@ def function_of(model: keras.Model, batch_size: int | None = None) -> Function:
     return traced[batch_size]
 
 
+def _input_names(model: keras.Model, known: Any) -> list[str | None]:
+    """Of the inputs of a graph, or keys of a dictionary."""
+    graph = _own_graph(model)
+    if graph is not None:
+        return [symbol.name for symbol in graph.inputs]
+    return list(known) if isinstance(known, dict) else [None] * len(keras.tree.flatten(known))
+
+
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
     """A batch of inputs as flat tensors, as `model` casts them, in the order of its graph's."""
     graph = _own_graph(model)
@@ -137,6 +145,8 @@ def _trace(model: keras.Model, batch_size: int) -> Function:
             f"{error}. Write call() with Keras layers and keras.ops on tensors, or the model as a "
             "Functional one."
         ) from error
+    for symbol, name in zip(function.inputs, _input_names(model, known), strict=True):
+        symbol.name = name or symbol.name
     # As the caller passes them.
     function._inputs_struct = keras.tree.pack_sequence_as(known, function.inputs)
     return function

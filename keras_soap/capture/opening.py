@@ -14,6 +14,7 @@ Otherwise the layer stays closed, and `TracingError` says why.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import keras
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.backend.common.variables import Variable as BaseVariable
 from keras.src.layers.layer import CallSpec
 from keras.src.ops.function import Function
 
@@ -72,6 +74,7 @@ def _trace(call: Call) -> Function:
     with (
         _forgetting_nodes(inner),
         exact_shapes(inner),
+        _symbolic_weights(),
         StatelessScope(collect_losses=True) as scope,
     ):
         try:
@@ -143,6 +146,31 @@ def _forgetting_nodes(layers: Sequence[keras.Layer]) -> Iterator[None]:
     finally:
         for nodes, length in zip(lists, lengths, strict=True):
             del nodes[length:]
+
+
+@contextlib.contextmanager
+def _symbolic_weights() -> Iterator[None]:
+    """Lets `weight * symbol` be what `symbol * weight` is: an operation on both, recorded."""
+    binary = {
+        name: method
+        for name, method in vars(BaseVariable).items()
+        if f"__r{name[2:]}" in vars(keras.KerasTensor)
+    }
+
+    def deferring(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        @functools.wraps(method)
+        def deferred(weight: Any, other: Any) -> Any:
+            return NotImplemented if isinstance(other, keras.KerasTensor) else method(weight, other)
+
+        return deferred
+
+    try:
+        for name, method in binary.items():
+            setattr(BaseVariable, name, deferring(method))
+        yield
+    finally:
+        for name, method in binary.items():
+            setattr(BaseVariable, name, method)
 
 
 def _check_weights(layer: keras.Layer, function: Function) -> None:

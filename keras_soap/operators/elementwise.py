@@ -35,7 +35,7 @@ _OPERATIONS = (  # noqa: SIM905
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
     "Threshold "
     # keras.ops.math and core
-    "Rsqrt Erf Erfc Erfinv Cast StopGradient"
+    "Rsqrt Erf Erfc Erfinv Cast ConvertToTensor StopGradient"
 ).split()
 
 
