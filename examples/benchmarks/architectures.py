@@ -429,7 +429,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             },
             _mean,
         ),
-        {"images": IMAGE},
+        IMAGE,
     ),
     "hub_resnet": Architecture(
         _hub(

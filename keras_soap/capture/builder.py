@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -94,7 +94,7 @@ class GraphBuilder:
             inputs.append(self.add_input(tensor.name if is_named else "input", spec))
             tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
         autocast = None if has_graph(model) else autocast_of(model)
-        self._trace(function, tensors, _Place("", None, autocast))
+        self._trace(function, _Place("", None, autocast, tensors))
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
         return inputs, outputs, structure
@@ -158,25 +158,23 @@ class GraphBuilder:
             structure,
         )
 
-    def _trace(
-        self,
-        function: Function,
-        tensors: dict[int, Traced],
-        place: "_Place",
-        inner: dict[int, tuple[Call, Decision]] | None = None,
-    ) -> None:
-        """Adds the calls in `function`, as `inner` decides where it does."""
+    def _trace(self, function: Function, place: "_Place") -> None:
+        """Adds the calls in `function`."""
         for node in nodes_of(function):
-            if any(id(x) not in tensors for x in node.input_tensors):
-                continue
-            if opens_as_graph(node):
-                outputs = self._add_graph(node, tensors, place)
-            else:
-                call, decision = (inner or {}).get(id(node)) or self._decide(node, tensors, place)
-                outputs = self._add_node(node, call, decision, tensors, place)
-            tensors.update(zip(map(id, node.outputs), outputs, strict=True))
+            if all(id(x) in place.tensors for x in node.input_tensors):
+                self._add_node(node, place)
 
-    def _add_graph(self, node: Any, tensors: dict[int, Traced], place: "_Place") -> list[Traced]:
+    def _add_node(self, node: Any, place: "_Place") -> None:
+        """Adds a recorded call, if it is not added yet."""
+        if id(node.outputs[0]) in place.tensors:
+            return
+        if opens_as_graph(node):
+            outputs = self._add_graph(node, place)
+        else:
+            outputs = self._add_call_of(node, place)
+        place.tensors.update(zip(map(id, node.outputs), outputs, strict=True))
+
+    def _add_graph(self, node: Any, place: "_Place") -> list[Traced]:
         """Adds a nested model, whose own graph says what it does."""
         model = node.operation
         function = function_of(model)
@@ -185,37 +183,28 @@ class GraphBuilder:
                 f"Nested model {model.name!r} has {len(function.inputs)} inputs but is called on "
                 f"{len(node.input_tensors)}. Call it on one tensor for each input."
             )
-        within = {
-            id(x): tensors[id(t)] for x, t in zip(function.inputs, node.input_tensors, strict=True)
-        }
+        tensors = dict(zip(map(id, function.inputs), place.read(node), strict=True))
         mode = training_mode(node, place.training)
-        self._trace(function, within, _Place(f"{place.prefix}{model.name}/", mode, None))
-        return [within[id(x)] for x in function.outputs]
+        self._trace(function, _Place(f"{place.prefix}{model.name}/", mode, None, tensors))
+        return [tensors[id(x)] for x in function.outputs]
 
-    def _decide(
-        self, node: Any, tensors: dict[int, Traced], place: "_Place"
-    ) -> tuple[Call, Decision]:
-        """The call that `node` records, on whole batches, and what becomes of it."""
-        specs = tuple(self.spec(tensors[id(x)]) for x in node.input_tensors)
-        mode = training_mode(node, place.training)
-        call = call_of(node, specs, mode, place.autocast, self.batch_size)
-        return call, decide(call, self.batch_size)
-
-    def _add_node(
-        self,
-        node: Any,
-        call: Call,
-        decision: Decision,
-        tensors: dict[int, Traced],
-        place: "_Place",
-    ) -> list[Traced]:
-        operation = call.operation
-        inputs = [tensors[id(x)] for x in node.input_tensors]
+    def _add_call_of(self, node: Any, place: "_Place") -> list[Traced]:
+        """Adds a call of a layer or operation."""
+        inputs = place.read(node)
+        if id(node) in place.inner:
+            call, decision = place.inner[id(node)]
+        else:
+            specs = tuple(map(self.spec, inputs))
+            mode = training_mode(node, place.training)
+            call = call_of(node, specs, mode, place.autocast, self.batch_size)
+            decision = decide(call, self.batch_size)
         if does_nothing(call):
             return inputs
+        operation = call.operation
         name = self._stable_name(operation, place.prefix)
         if decision.function is not None:
-            traced = self._add_opened(node, call, decision, tensors, name)
+            masks = [self._mask_of(node.input_tensors[n], place) for n in call.masked]
+            traced = self._add_opened(call, decision, [*inputs, *masks], name)
         else:
             traced = self._add_operator(call, decision, inputs, name)
         if getattr(operation, "activity_regularizer", None) is not None:
@@ -223,32 +212,37 @@ class GraphBuilder:
         return traced
 
     def _add_opened(
-        self,
-        node: Any,
-        call: Call,
-        decision: Decision,
-        tensors: dict[int, Traced],
-        name: str,
+        self, call: Call, decision: Decision, inputs: Sequence[Traced], name: str
     ) -> list[Traced]:
         """Adds what a call is made of."""
         function = decision.function
         assert function is not None
         self._kept.append(function)
-        given = [tensors[id(x)] for x in node.input_tensors]
-        given += [self._mask_of(node.input_tensors[n], call, tensors) for n in call.masked]
-        within = {id(x): t for x, t in zip(function.inputs, given, strict=True)}
-        place = _Place(f"{name}/", call.fixed.get("training"), autocast_of(call.operation))
-        self._trace(function, within, place, decision.inner)
-        return [within[id(x)] for x in function.outputs]
+        tensors = dict(zip(map(id, function.inputs), inputs, strict=True))
+        mode, autocast = call.fixed.get("training"), autocast_of(call.operation)
+        self._trace(function, _Place(f"{name}/", mode, autocast, tensors, decision.inner))
+        return [tensors[id(x)] for x in function.outputs]
 
-    def _mask_of(self, tensor: Any, call: Call, tensors: dict[int, Traced]) -> Traced:
+    def _mask_of(self, tensor: Any, place: "_Place") -> Traced:
+        """The mask of a tensor; the calls that make it are added, if no output needs them."""
+
+        def add(tensor: Any) -> None:
+            if id(tensor) not in place.tensors:
+                history = tensor._keras_history
+                node = history.operation._inbound_nodes[history.node_index]
+                for x in node.input_tensors:
+                    add(x)
+                self._add_node(node, place)
+
         mask = get_keras_mask(tensor)
-        if id(mask) not in tensors:
+        try:
+            add(mask)
+        except IndexError:  # Of a call inside of a layer that is opened up.
             raise CaptureError(
-                f"Layer {call.operation.name!r} reads the mask of a tensor that nothing else "
-                "reads. Pass the mask as an argument."
-            )
-        return tensors[id(mask)]
+                f"A layer in {place.prefix.rstrip('/')!r} looks for a mask that nothing there is "
+                "handed. Pass it as an argument."
+            ) from None
+        return place.tensors[id(mask)]
 
     def _add_operator(
         self, call: Call, decision: Decision, inputs: Sequence[Traced], name: str
@@ -333,10 +327,13 @@ class GraphBuilder:
         if id(operation) not in self._stable_names:
             automatic = to_snake_case(type(operation).__name__)
             name = operation.name
-            if re.fullmatch(rf"{automatic}(_\d+)?", name):
-                count = self._counts.get(prefix + automatic, 0)
-                self._counts[prefix + automatic] = count + 1
-                name = f"{automatic}_{count}" if count else automatic
+            # Bidirectional puts a word before it.
+            found = re.fullmatch(rf"((?:forward_|backward_)?{automatic})(_\d+)?", name)
+            if found:
+                counted = prefix + found[1]
+                count = self._counts.get(counted, 0)
+                self._counts[counted] = count + 1
+                name = f"{found[1]}_{count}" if count else found[1]
             self._stable_names[id(operation)] = prefix + name
             self.operator_names[operation.name] = prefix + name
         return self._stable_names[id(operation)]
@@ -376,8 +373,16 @@ class _Place:
         prefix: Of the names of operators.
         training: The mode that an enclosing call fixes.
         autocast: As in `Call`.
+        tensors: By the id of a symbol what it has become.
+        inner: By the id of a node its call and what is decided of it already.
     """
 
     prefix: str
     training: bool | None
     autocast: str | None
+    tensors: dict[int, Traced]
+    inner: dict[int, tuple[Call, Decision]] = field(default_factory=dict)
+
+    def read(self, node: Any) -> list[Traced]:
+        """What a recorded call reads."""
+        return [self.tensors[id(x)] for x in node.input_tensors]

@@ -21,7 +21,7 @@ from keras.src.ops.function import Function
 
 from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, spec_of
 from keras_soap.capture.functions import has_graph
-from keras_soap.capture.opening import TracingError, autocast_of, open_call
+from keras_soap.capture.opening import TracingError, autocast_of, found_masks, open_call
 from keras_soap.capture.trials import treats_samples_alone
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
@@ -203,17 +203,20 @@ def _without_activation(call: Call) -> tuple[Any, keras.layers.Activation | None
 def _unshown_mask(call: Call) -> str | None:
     """What is wrong, if a layer finds masks on its inputs that the graph does not show.
 
-    Keras's simple layers are handed masks as arguments when a model is made, so that masks are
-    tensors of its graph. But others hand their inputs on, and inner layers look for masks on them.
+    Most simple layers of Keras's are handed masks as arguments when a model is made, so that masks
+    are tensors of its graph. But layers of several inputs find them when they are called, and
+    others hand their inputs on, so that inner layers find them.
     """
     layer = call.operation
     if not isinstance(layer, keras.Layer) or not call.masked:
         return None
-    if not is_keras(layer) or type(layer).__name__ in _READ_MASKS:
-        is_shown = False
-    else:
-        hands_on = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
-        is_shown = isinstance(layer, hands_on) or len(list(layer._flatten_layers())) == 1
+    simple = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
+    is_shown = (
+        is_keras(layer)
+        and type(layer).__name__ not in _READ_MASKS
+        and (isinstance(layer, simple) or len(list(layer._flatten_layers())) == 1)
+        and not found_masks(layer, call.arguments.args, call.arguments.kwargs)
+    )
     if is_shown:
         return None
     return (

@@ -25,6 +25,7 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.backend.common.variables import Variable as BaseVariable
 from keras.src.layers.layer import CallSpec
 from keras.src.ops.function import Function
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from keras_soap.capture.calls import Call, exact_shapes, nodes_of
 from keras_soap.capture.trials import computes_the_same
@@ -81,7 +82,10 @@ def _trace(call: Call) -> Function:
             args, kwargs = _as_called(layer, args, kwargs)
             autocast = autocast_of(layer)
             with AutocastScope(autocast) if autocast else contextlib.nullcontext():
-                function = Function(symbols, run(layer, *args, **kwargs))
+                structure = run(layer, *args, **kwargs)
+            function = Function(symbols, structure)
+            if _show_masks(function):
+                function = Function(symbols, structure)
         except Exception as error:
             raise TracingError(
                 f"tracing it raised {type(error).__name__}: {_brief(error)}"
@@ -119,15 +123,36 @@ def _as_called(
         args, kwargs = keras.tree.map_structure(convert, (args, kwargs))
     if not layer._call_has_training_arg:
         kwargs.pop("training", None)
-    spec = CallSpec(layer._call_signature, layer._call_context_args, args, kwargs)
+    return args, {**kwargs, **found_masks(layer, args, kwargs)}
+
+
+def _show_masks(function: Function) -> bool:
+    """Hands masks that layers find on tensors over as arguments; whether there were any."""
+    changed = False
+    for node in nodes_of(function):
+        args, kwargs = node.arguments.args, node.arguments.kwargs
+        if isinstance(node.operation, keras.Layer):
+            found = found_masks(node.operation, args, kwargs)
+            if found:
+                node.arguments = SymbolicArguments(*args, **{**kwargs, **found})
+                changed = True
+    return changed
+
+
+def found_masks(
+    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The mask arguments that `Layer.__call__` adds, as it finds masks on tensors."""
+    spec = CallSpec(layer._call_signature, layer._call_context_args, args, dict(kwargs))
     tensors = spec.tensor_arguments_dict
+    found = {}
     for name, tensor in tensors.items():
         for argument in (f"{name}_mask", *(["mask"] if len(tensors) == 1 else [])):
             if argument in spec.argument_names and spec.arguments_dict[argument] is None:
                 mask = keras.tree.map_structure(get_keras_mask, tensor)
                 if any(x is not None for x in keras.tree.flatten(mask)):
-                    kwargs[argument] = mask
-    return args, kwargs
+                    found[argument] = mask
+    return found
 
 
 def autocast_of(layer: keras.Layer) -> str | None:

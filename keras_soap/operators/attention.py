@@ -114,14 +114,15 @@ def _causal(call: PartCall, first: int) -> Any:
 
     args, kwargs = call.arguments(call.inputs)
     names = ("query", "key", "value", "bias", "mask", "scale")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    queries, keys = (given[name].shape[1] for name in ("query", "key"))
-    mask = ops.arange(first, first + queries)[:, None] >= ops.arange(keys)[None]
+    given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+    queries, keys = (range(given[name].shape[1]) for name in ("query", "key"))
+    mask: Any = np.array(queries)[:, None] + first >= np.array(keys)
     if given.get("mask") is not None:
         mask = ops.logical_and(mask, given["mask"])
+    given["mask"] = mask[None, None] if len(mask.shape) == 2 else mask
     layer = call.layer
     return ops.dot_product_attention(
-        **{**given, "mask": mask[None, None] if len(mask.shape) == 2 else mask},
+        **given,
         flash_attention=layer.flash_attention,
         attn_logits_soft_cap=layer.attn_logits_soft_cap,
     )

@@ -67,7 +67,11 @@ class Elementwise(Rule):
         return [broadcast_regions(regions, spec.shape) for spec in operator.weight_specs]
 
     def compute(self, call: PartCall) -> PartResult:
-        return super().compute(with_cut_constants(call, _cut))
+        return super().compute(self.cut(call))
+
+    def cut(self, call: PartCall) -> PartCall:
+        """The call with its constants cut to the part."""
+        return with_cut_constants(call, _cut)
 
 
 def with_cut_constants(call: PartCall, cut: Callable[[Any, Part], Any]) -> PartCall:

@@ -19,8 +19,7 @@ class Reduction(Rule):
     )
 
     def refuses(self, attributes, inputs, output):
-        axes = self._axes(attributes, len(inputs[0].shape))
-        if axes is None or 0 in axes:
+        if 0 in self._axes(attributes, len(inputs[0].shape)):
             return "it reduces over samples"
         return None
 
@@ -36,8 +35,8 @@ class Reduction(Rule):
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         return 1.0 * volume(self.input_regions(operator, regions)[0])
 
-    def _axes(self, attributes: Any, rank: int) -> list[int] | None:
+    def _axes(self, attributes: Any, rank: int) -> list[int]:
         axis = attributes.get("axis")
         if axis is None:
-            return None
+            return list(range(rank))
         return [a % rank for a in (axis if isinstance(axis, list) else [axis])]

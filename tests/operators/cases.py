@@ -236,6 +236,7 @@ CASES = {
     "1-D up-sampling": of(lambda: layers.UpSampling1D(2), SERIES),
     # operations of keras.ops
     "operation add": of(lambda: ops.numpy.Add(), IMAGE, (6, 1)),
+    "operation add of columns": of(ops.numpy.Add, (4, 4, 6), (4, 1)),
     "operation multiply": of(lambda: ops.numpy.Multiply(), SERIES, SERIES),
     "operation where": of(lambda: ops.numpy.Where(), (SERIES, "bool"), SERIES, (4,)),
     "operation tanh": of(lambda: ops.numpy.Tanh(), SERIES),
