@@ -8,12 +8,13 @@ import weakref
 from typing import Any
 
 import keras
+from keras.src.backend import compute_output_spec
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from keras_soap.capture.calls import Call, spec_of
-from keras_soap.capture.opening import TracingError, open_call
+from keras_soap.capture.opening import brief, open_call
 from keras_soap.errors import CaptureError
 
 _learned: "weakref.WeakKeyDictionary[keras.Model, Any]" = weakref.WeakKeyDictionary()
@@ -130,22 +131,24 @@ def _trace(model: keras.Model, batch_size: int) -> Function:
             "known of its inputs. Pass data to fit, or make a functional model of it: "
             "x = keras.Input(...); keras.Model(x, model(x))."
         )
-    inputs = keras.tree.map_structure(
-        lambda x: keras.KerasTensor((batch_size, *x.shape[1:]), x.dtype), known
+    names = _input_names(model, known)
+    specs = tuple(
+        spec_of(x, batch_size, f"input {name or x.name}")
+        for x, name in zip(keras.tree.flatten(known), names, strict=True)
     )
-    arguments = SymbolicArguments(inputs)
-    specs = tuple(spec_of(x, batch_size, f"input {x.name}") for x in arguments.keras_tensors)
+    symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
+    inputs = keras.tree.pack_sequence_as(known, symbols)
     try:
-        outputs = keras.tree.flatten(keras.src.backend.compute_output_spec(model, inputs))
+        outputs = keras.tree.flatten(compute_output_spec(model, inputs))
         made = tuple(spec_of(x, batch_size, f"output of {model.name}") for x in outputs)
-        function = open_call(Call(model, arguments, specs, made), batch_size)
-    except TracingError as error:
+        function = open_call(Call(model, SymbolicArguments(inputs), specs, made), batch_size)
+    except Exception as error:
         raise CaptureError(
             f"Model {model.name!r} is a {type(model).__name__} whose call() cannot be captured: "
-            f"{error}. Write call() with Keras layers and keras.ops on tensors, or the model as a "
-            "Functional one."
+            f"{brief(error)}. Write call() with Keras layers and keras.ops on tensors, or the "
+            "model as a Functional one."
         ) from error
-    for symbol, name in zip(function.inputs, _input_names(model, known), strict=True):
+    for symbol, name in zip(function.inputs, names, strict=True):
         symbol.name = name or symbol.name
     # As the caller passes them.
     function._inputs_struct = keras.tree.pack_sequence_as(known, function.inputs)

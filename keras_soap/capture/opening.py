@@ -55,7 +55,7 @@ def open_call(call: Call, batch_size: int) -> Function:
     _check_weights(layer, function)
     small = call if batch_size <= _TRIAL_SAMPLES else call.with_batch(batch_size, _TRIAL_SAMPLES)
     tried = function if small is call or small is None else _trace(small)
-    if not computes_the_same(small or call, tried):
+    if not computes_the_same(small or call, tried, autocast_of(layer)):
         raise TracingError(
             "a trial gives other outputs or states than its operations, as when call() does "
             "something else in training"
@@ -88,7 +88,7 @@ def _trace(call: Call) -> Function:
                 function = Function(symbols, structure)
         except Exception as error:
             raise TracingError(
-                f"tracing it raised {type(error).__name__}: {_brief(error)}"
+                f"tracing it raised {type(error).__name__}: {brief(error)}"
             ) from error
     if scope.losses:
         layer_losses = {id(loss) for loss in scope.losses}
@@ -100,7 +100,7 @@ def _trace(call: Call) -> Function:
     return function
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The first line of a message that is not Keras's own frame around it."""
     lines = [line.strip() for line in str(error).replace("\x1b[1m", "").splitlines()]
     said = [line for line in lines if line and not line.startswith("Exception encountered")]

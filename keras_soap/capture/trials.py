@@ -3,6 +3,7 @@
 Nothing is changed: layers run on copies of their weights and states.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from absl import logging
 from keras.src.backend.common.masking import set_keras_mask
 from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.backend.common.variables import AutocastScope
 from keras.src.ops.function import Function
 
 from keras_soap.capture.calls import Arguments, Call, nodes_of
@@ -65,11 +67,16 @@ def treats_samples_alone(
     )
 
 
-def computes_the_same(call: Call, function: Function) -> bool:
+def computes_the_same(call: Call, function: Function, autocast: str | None) -> bool:
     """Whether what was traced gives what `call` gives, in training and in inference.
 
     Outputs are compared, and what becomes of states, such as moving averages and seeds: both begin
     with the same seeds, and so must draw the same numbers.
+
+    Args:
+        call: Of a layer.
+        function: From the call's inputs, and then their masks, to its outputs.
+        autocast: The dtype in which operations in it read weights, if it is another than theirs.
     """
     random = np.random.default_rng(0)
     specs = [*call.inputs, *map(call.mask_spec, call.masked)]
@@ -84,7 +91,8 @@ def computes_the_same(call: Call, function: Function) -> bool:
         return layer(*args, **_in_mode(kwargs, training))
 
     def traced(training: bool) -> Any:
-        return evaluate(function, values, call.fixed.get("training", training))
+        with AutocastScope(autocast) if autocast else contextlib.nullcontext():
+            return evaluate(function, values, call.fixed.get("training", training))
 
     for training in (False, True):
         expected, found = (_run(layer.variables, run, training) for run in (called, traced))
