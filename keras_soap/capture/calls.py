@@ -120,6 +120,15 @@ class Call:
         return list(found.values())
 
     @property
+    def key(self) -> str:
+        """Equal for calls of one layer that differ in the number of samples at most."""
+        layers = self.operation._flatten_layers() if isinstance(self.operation, keras.Layer) else ()
+        specs = [[spec.shape[1:], spec.dtype] for spec in (*self.inputs, *self.outputs)]
+        constants = [_json(constant) for constant in self.constants]
+        trains = [layer.trainable for layer in layers]
+        return json.dumps([specs, self.masked, constants, self.fixed, self.autocast, trains])
+
+    @property
     def takes_mask(self) -> bool:
         """Whether a layer is handed a mask."""
         if not isinstance(self.operation, keras.Layer):

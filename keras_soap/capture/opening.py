@@ -15,6 +15,7 @@ Otherwise the layer stays closed, and `TracingError` says why.
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ from keras_soap.capture.trials import computes_the_same
 from keras_soap.operators.computation import read_variables
 
 _TRIAL_SAMPLES = 4
+
+_tried: "weakref.WeakKeyDictionary[keras.Layer, dict[str, str]]" = weakref.WeakKeyDictionary()
+"""By layer and call why it cannot be opened; `""` if it can be. Models are captured repeatedly."""
 
 
 class TracingError(Exception):
@@ -51,16 +55,32 @@ def open_call(call: Call, batch_size: int) -> Function:
     layer = call.operation
     if getattr(layer, "quantization_mode", None) is not None:
         raise TracingError("it is quantized")
-    function = _trace(call)
-    _check_weights(layer, function)
-    small = call if batch_size <= _TRIAL_SAMPLES else call.with_batch(batch_size, _TRIAL_SAMPLES)
-    tried = function if small is call or small is None else _trace(small)
-    if not computes_the_same(small or call, tried, autocast_of(layer)):
+    tried = _tried.setdefault(layer, {})
+    if tried.get(call.key):
+        raise TracingError(tried[call.key])
+    try:
+        function = _trace(call)
+        _check_weights(layer, function)
+        if call.key not in tried:
+            _try(call, function, batch_size)
+    except TracingError as error:
+        tried[call.key] = str(error)
+        raise
+    tried[call.key] = ""
+    return function
+
+
+def _try(call: Call, function: Function, batch_size: int) -> None:
+    """Raises `TracingError` if a trial, on few samples if it can be, shows a difference."""
+    if batch_size > _TRIAL_SAMPLES:
+        small = call.with_batch(batch_size, _TRIAL_SAMPLES)
+        if small is not None:
+            call, function = small, _trace(small)
+    if not computes_the_same(call, function, autocast_of(call.operation)):
         raise TracingError(
             "a trial gives other outputs or states than its operations, as when call() does "
             "something else in training"
         )
-    return function
 
 
 def _trace(call: Call) -> Function:
