@@ -56,7 +56,9 @@ class Architecture:
 def _nested(function: Callable[[Any], Any], inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return {key: function(spec) for key, spec in inputs.items()}
-    return function(inputs) if isinstance(inputs, tuple) else [function(spec) for spec in inputs]
+    if isinstance(inputs, list):
+        return tuple(map(function, inputs))
+    return function(inputs)
 
 
 IMAGE = ((16, 16, 3), "float")

@@ -116,7 +116,7 @@ def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
 def _standardizing_graph(function: Function) -> Functional:
     """A model that returns its inputs, which are those of a traced function."""
     symbols = keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=(None, *x.shape[1:]), dtype=x.dtype),
+        lambda x: keras.Input(batch_shape=(None, *x.shape[1:]), dtype=x.dtype, name=x.name),
         function._inputs_struct,
     )
     return Functional(symbols, symbols)

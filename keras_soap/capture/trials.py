@@ -95,7 +95,7 @@ def computes_the_same(call: Call, function: Function, autocast: str | None) -> b
             return evaluate(function, values, call.fixed.get("training", training))
 
     for training in (False, True):
-        expected, found = (_run(layer.variables, run, training) for run in (called, traced))
+        expected, found = (_run(layer, run, training) for run in (called, traced))
         if [x.shape for x in expected] != [x.shape for x in found]:
             return False
         if not all(map(_close, expected, found)):
@@ -123,15 +123,17 @@ def _in_mode(kwargs: dict[str, Any], training: bool) -> dict[str, Any]:
     return {**kwargs, "training": training if fixed is None else fixed}
 
 
-def _run(
-    variables: Sequence[keras.Variable], run: Callable[[bool], Any], training: bool
-) -> list[np.ndarray]:
-    """Outputs, and then what becomes of the variables."""
+def _run(layer: keras.Layer, run: Callable[[bool], Any], training: bool) -> list[np.ndarray]:
+    """Outputs, then what becomes of the variables, and the sum of losses of activities."""
+    variables = layer.variables
     mapping = [(variable, variable.value) for variable in variables]
-    with StatelessScope(mapping, initialize_variables=False) as scope:
+    with StatelessScope(mapping, collect_losses=True, initialize_variables=False) as scope:
         outputs = keras.tree.flatten(run(training))
         states = [scope.get_current_value(variable) for variable in variables]
-    return [keras.ops.convert_to_numpy(x) for x in (*outputs, *states)]
+    for inner in layer._flatten_layers():
+        inner._loss_ids -= set(map(id, scope.losses))
+    loss = np.sum([float(loss) for loss in scope.losses])
+    return [*map(keras.ops.convert_to_numpy, (*outputs, *states)), loss]
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
