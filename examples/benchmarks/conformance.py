@@ -12,6 +12,7 @@ prints what the last digit does on one device.
     python examples/benchmarks/conformance.py --model=mobilenetv2 --num_strategies=5
 """
 
+import functools
 import os
 import sys
 import time
@@ -21,7 +22,9 @@ from absl import app, flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _MODEL = flags.DEFINE_string(
-    "model", "mobilenetv2", "A name in keras.applications, in any spelling, or module:function."
+    "model",
+    "mobilenetv2",
+    "A name in keras.applications or architectures.py, in any spelling, or module:function.",
 )
 _NUM_STRATEGIES = flags.DEFINE_integer("num_strategies", 5, "Strategies to try.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 3, "Steps to train.", lower_bound=1)
@@ -36,54 +39,106 @@ _LEARNING_RATE = 1e-3
 _LEAST_SIZES = {"inceptionv3": 96, "inceptionresnetv2": 96, "xception": 96, "nasnet": 64}
 
 
-def make_model(name: str):
-    """The model without dropout, compiled."""
+def find(name: str):
+    """The architecture of a name, in any spelling; of a function, with data for what it makes."""
     import importlib
 
     import keras
 
-    keras.utils.set_random_seed(_SEED.value)
+    sys.path.insert(0, os.path.dirname(__file__))
+    from architectures import ARCHITECTURES, Architecture
+
     if ":" in name:
         module, _, function = name.partition(":")
-        model = getattr(importlib.import_module(module), function)()
-    else:
-        plain = name.lower().replace("_", "").replace("-", "")
-        builders = {key.lower(): value for key, value in vars(keras.applications).items()}
-        if not callable(builders.get(plain)):
-            raise app.UsageError(f"There is no model {name!r} in keras.applications.")
-        least = [size for key, size in _LEAST_SIZES.items() if plain.startswith(key)]
-        size = _IMAGE_SIZE.value or (least or [64])[0]
-        model = builders[plain](weights=None, input_shape=(size, size, 3), classes=10)
+        return _classifier(getattr(importlib.import_module(module), function))
+    plain = {key.replace("_", ""): value for key, value in ARCHITECTURES.items()}
+    wanted = name.lower().replace("_", "").replace("-", "")
+    if wanted in plain:
+        return plain[wanted]
+    builders = {key.lower(): value for key, value in vars(keras.applications).items()}
+    if not callable(builders.get(wanted)):
+        raise app.UsageError(
+            f"There is no model {name!r}: neither in keras.applications nor among "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    least = [size for key, size in _LEAST_SIZES.items() if wanted.startswith(key)]
+    size = _IMAGE_SIZE.value or (least or [64])[0]
+    shape = (size, size, 3)
+    build = functools.partial(builders[wanted], weights=None, input_shape=shape, classes=10)
+    return Architecture(_without_dropout(build), (shape, "float"), num_classes=10)
+
+
+def _classifier(build):
+    """A function's model, which has one input, and classes along its last axis."""
+    from architectures import Architecture
+
+    model = build()
+    spec = (tuple(model.input_shape[1:]), model.inputs[0].dtype)
+    target = tuple(model.output_shape[1:-1])
+    return Architecture(_without_dropout(build), spec, target, num_classes=model.output_shape[-1])
+
+
+def _without_dropout(build):
+    """The same without what is random in training."""
+    import keras
+
+    def clone(layer):
+        config = layer.get_config()
+        rates = dict.fromkeys({"rate", "drop_path_rate"} & config.keys(), 0.0)
+        return type(layer).from_config({**config, **rates})
+
+    def build_without():
+        model = build()
+        keras.utils.set_random_seed(_SEED.value)
+        return keras.models.clone_model(model, clone_function=clone)
+
+    return build_without
+
+
+def make_model(architecture):
+    """A compiled model, always with the same weights."""
+    import keras
+
     keras.utils.set_random_seed(_SEED.value)
-    model = keras.models.clone_model(model, clone_function=_without_dropout)
+    model = architecture.build()
+    is_regression = architecture.loss == "mean_squared_error"
     model.compile(
         keras.optimizers.SGD(_LEARNING_RATE, momentum=0.9),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        architecture.loss,
+        metrics=["mean_absolute_error" if is_regression else "accuracy"],
     )
     return model
 
 
-def _without_dropout(layer):
-    config = layer.get_config()
-    rates = dict.fromkeys({"rate", "drop_path_rate"} & config.keys(), 0.0)
-    return type(layer).from_config({**config, **rates})
-
-
-def train(model, batches, callbacks):
-    """Losses and accuracies by step, and the weights after the last."""
+def train(architecture, batches, callbacks):
+    """Losses and metrics by step, and the weights after the last."""
     import keras
     import tensorflow as tf
 
+    model = make_model(architecture)
+    # A subclassed model has no weights before it has seen data: they must not depend on callbacks.
+    model._symbolic_build(data_batch=keras.tree.map_structure(lambda x: x[0], batches))
     seen = []
     watch = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: seen.append(
-            (float(logs["loss"]), float(logs["accuracy"]))
-        )
+        on_train_batch_end=lambda batch, logs: seen.append([float(x) for x in logs.values()])
     )
     data = tf.data.Dataset.from_tensor_slices(batches)
     model.fit(data, verbose=0, callbacks=[*callbacks, watch])
     return seen, model.get_weights()
+
+
+def capture(architecture, batches):
+    """The operators of a training step."""
+    import keras
+
+    from keras_soap.capture.functions import learn_inputs
+    from keras_soap.capture.losses import capture_step
+
+    model = make_model(architecture)
+    x, y = keras.tree.map_structure(lambda array: array[0], batches)
+    model._symbolic_build(data_batch=(x, y))
+    learn_inputs(model, x)
+    return capture_step(model, _BATCH_SIZE.value, y).model.graph
 
 
 def difference(expected, found) -> float:
@@ -110,27 +165,29 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     import keras_soap
-    from keras_soap.capture.planning import capture_for_planning
     from keras_soap.strategy.search_space import SearchSpace
     from keras_soap.tasks.lowering import Lowering
     from keras_soap.topology.resolve import resolve
 
     keras_soap.use_logical_cpus(_NUM_DEVICES.value)
     keras.config.set_floatx(_DTYPE.value)
-    model = make_model(_MODEL.value)
-    random = np.random.default_rng(_SEED.value)
-    shape = (_NUM_STEPS.value, _BATCH_SIZE.value)
-    x = random.normal(size=(*shape, *model.input_shape[1:])).astype(_DTYPE.value)
-    y = random.integers(0, model.output_shape[-1], size=shape)
-    expected = train(model, (x, y), [])
-    nudged = np.nextafter(x, np.inf)
-    sensitivity = difference(expected, train(make_model(_MODEL.value), (nudged, y), []))
+    architecture = find(_MODEL.value)
+    num_steps, batch_size = _NUM_STEPS.value, _BATCH_SIZE.value
+    x, y = architecture.data(np.random.default_rng(_SEED.value), num_steps * batch_size)
+    x, y = batches = keras.tree.map_structure(
+        lambda array: array.reshape(num_steps, batch_size, *array.shape[1:]), (x, y)
+    )
+    expected = train(architecture, batches, [])
+    nudged = keras.tree.map_structure(
+        lambda array: np.nextafter(array, np.inf) if array.dtype.kind == "f" else array, x
+    )
+    sensitivity = difference(expected, train(architecture, (nudged, y), []))
     topology = resolve("local")
-    graph = capture_for_planning(make_model(_MODEL.value), _BATCH_SIZE.value, training=True)
+    graph = capture(architecture, batches)
     kinds = [operator.kind for operator in graph.operators]
     print(
-        f"{model.name}: {len(kinds)} operators, {kinds.count('samplewise')} split by sample only, "
-        f"{kinds.count('whole')} whole; {_NUM_STEPS.value} steps of {_BATCH_SIZE.value} samples, "
+        f"{_MODEL.value}: {len(kinds)} operators, {kinds.count('samplewise')} split by sample "
+        f"only, {kinds.count('whole')} whole; {num_steps} steps of {batch_size} samples, "
         f"{_DTYPE.value}; one device differs by {sensitivity:.1e} from itself if the last digit of "
         "its inputs does"
     )
@@ -140,7 +197,7 @@ def main(argv: list[str]) -> None:
         strategy = space.random_strategy(np.random.default_rng([_SEED.value, number]))
         begin = time.perf_counter()
         soap = keras_soap.SoapStrategy(topology, strategy=strategy, verbose=0)
-        found = train(make_model(_MODEL.value), (x, y), [soap])
+        found = train(architecture, batches, [soap])
         worst = difference(expected, found)
         passed = worst <= _TOLERANCE.value
         failed += not passed

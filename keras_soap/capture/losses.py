@@ -22,7 +22,8 @@ import tensorflow as tf
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
 from keras_soap.capture import penalties
-from keras_soap.capture.model import CapturedModel, GraphBuilder, function_of
+from keras_soap.capture.builder import CapturedModel, GraphBuilder
+from keras_soap.capture.functions import function_of
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec

@@ -14,7 +14,8 @@ import keras
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.symbolic_scope import SymbolicScope
 
-from keras_soap.capture.model import GraphBuilder, function_of
+from keras_soap.capture.builder import GraphBuilder
+from keras_soap.capture.functions import function_of
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 
@@ -31,7 +32,7 @@ class ActivityTerm:
 
     Attributes:
         loss: The regularizer.
-        batch_size: Samples of a whole batch.
+        batch_size: Samples of a whole batch; in layers of layers, what they make of them.
     """
 
     loss: keras.regularizers.Regularizer
@@ -65,7 +66,7 @@ def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
                 f"{type(regularizer).__name__}, which may not be a sum over elements. Use L1, L2 "
                 "or L1L2."
             )
-        term = ActivityTerm(regularizer, builder.batch_size)
+        term = ActivityTerm(regularizer, builder.spec(output).shape[0])
         numbers = []
         for ref in output.refs:
             of_output = builder.operators[ref.operator].output_specs[ref.output]

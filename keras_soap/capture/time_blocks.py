@@ -10,12 +10,13 @@
    each draws its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from keras_soap.capture.calls import Arguments
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import Operator, TensorRef, TensorSpec, WeightSpec
 from keras_soap.graph.region import whole
@@ -24,8 +25,6 @@ from keras_soap.operators.noise import is_seed
 from keras_soap.operators.recurrent import Recurrent
 from keras_soap.operators.rule import Part, Rule
 from keras_soap.operators.time_blocks import SUFFIX
-
-Arguments = Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @dataclass

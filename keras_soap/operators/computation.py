@@ -30,6 +30,7 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
     """
     args, kwargs = call.arguments(inputs)
     if not isinstance(call.layer, keras.Layer):
+        args, kwargs = with_weights(call, args, kwargs)
         return PartResult(tuple(keras.tree.flatten(call.layer(*args, **kwargs))))
     layer = shrunk(call.layer, changes, args, kwargs) if changes else call.layer
     if layer._call_has_training_arg:
@@ -50,6 +51,25 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
         if new is not old
     }
     return PartResult(tuple(keras.tree.flatten(outputs)), updates)
+
+
+def with_weights(
+    call: PartCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an operation, with the part's regions of weights in their places."""
+    dtype = call.part.operator.attributes.get("autocast")
+    values: dict[int, Any] = {}
+
+    def replaced(value: Any) -> Any:
+        if not isinstance(value, keras.Variable):
+            return value
+        if id(value) not in values:
+            weight = call.weights[len(values)]
+            casts = dtype is not None and keras.backend.is_float_dtype(value.dtype)
+            values[id(value)] = keras.ops.cast(weight, dtype) if casts else weight
+        return values[id(value)]
+
+    return keras.tree.map_structure(replaced, (args, kwargs))
 
 
 def read_variables(layer: keras.Layer) -> list[keras.Variable]:

@@ -1,6 +1,7 @@
 """Operators that work element by element: the batch (S) and every other axis (A) are split."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from keras_soap.graph.region import Regions, broadcast_regions, volume
 from keras_soap.operators.activations import unknown_activation, unsplit_axes
 from keras_soap.operators.rule import (
     Dimension,
+    DimensionKind,
     Part,
     PartCall,
     PartResult,
     Rule,
     axis_dimensions,
+    default_names,
 )
 
 _OPERATIONS = (  # noqa: SIM905
@@ -32,7 +35,7 @@ _OPERATIONS = (  # noqa: SIM905
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
     "Threshold "
     # keras.ops.math and core
-    "Rsqrt Erf Erfc Erfinv Cast StopGradient"
+    "Rsqrt Erf Erfc Erfinv Cast ConvertToTensor StopGradient"
 ).split()
 
 
@@ -41,25 +44,54 @@ class Elementwise(Rule):
 
     kind = "elementwise"
     layers = ("ReLU", "LeakyReLU", "ELU", *_OPERATIONS)
+    takes_weights = True
+    takes_arrays = True
+
+    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
+        """An axis along which weights are split is a parameter."""
+        rank = len(operator.output.shape)
+        split = {
+            rank - len(spec.shape) + axis
+            for spec in operator.weight_specs
+            for axis, size in enumerate(spec.shape)
+            if size > 1
+        }
+        kinds = {
+            name: DimensionKind.PARAMETER
+            for axis, name in enumerate(default_names(rank))
+            if axis in split
+        }
+        return axis_dimensions(operator, kinds=kinds)
+
+    def weight_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
+        return [broadcast_regions(regions, spec.shape) for spec in operator.weight_specs]
 
     def compute(self, call: PartCall) -> PartResult:
-        return super().compute(with_sliced_constants(call))
+        return super().compute(self.cut(call))
+
+    def cut(self, call: PartCall) -> PartCall:
+        """The call with its constants cut to the part."""
+        return with_cut_constants(call, _cut)
 
 
-def with_sliced_constants(call: PartCall) -> PartCall:
-    """The call, with array constants among its arguments cut to the part as inputs are."""
+def with_cut_constants(call: PartCall, cut: Callable[[Any, Part], Any]) -> PartCall:
+    """The call, with array constants among its arguments cut to what the part needs of them."""
     import keras
 
     def arguments(inputs):
         args, kwargs = call.arguments(inputs)
         theirs = {id(tensor) for tensor in inputs}
 
-        def cut(value):
-            if id(value) in theirs or not hasattr(value, "shape"):
+        def own(value):
+            if (
+                id(value) in theirs
+                or not hasattr(value, "shape")
+                or isinstance(value, keras.Variable)
+            ):
                 return value
-            return _cut(value, call.part)
+            return cut(value, call.part)
 
-        return keras.tree.map_structure(cut, (args, kwargs))
+        return keras.tree.map_structure(own, (args, kwargs))
 
     return dataclasses.replace(call, arguments=arguments)
 
@@ -103,6 +135,7 @@ class Normalizing(Rule):
 
     kind = "softmax"
     layers = ("Softmax", "LogSoftmax", "Sparsemax", "UnitNormalization")
+    takes_arrays = True
 
     def refuses(self, attributes, inputs, output):
         if attributes.get("axis", -1) is None:
@@ -116,6 +149,9 @@ class Normalizing(Rule):
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         # A maximum, a difference, an exponential (about 8), a sum and a quotient.
         return 12.0 * volume(regions)
+
+    def compute(self, call: PartCall) -> PartResult:
+        return super().compute(with_cut_constants(call, _cut))
 
 
 class PReLU(Rule):

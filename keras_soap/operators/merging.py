@@ -5,6 +5,8 @@ differ in how they broadcast tensors of fewer axes: an operation as NumPy does, 
 batch axis first.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,36 @@ class Merging(Elementwise):
 
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         return 1.0 * max(len(operator.inputs) - 1, 1) * volume(regions)
+
+    def cut(self, call: PartCall) -> PartCall:
+        call = super().cut(call)
+        return _broadcasting(call) if type(call.layer).__name__ == "Add" else call
+
+
+def _broadcasting(call: PartCall) -> PartCall:
+    """The call with columns repeated along the last axis.
+
+    Keras takes a column of n elements that it adds to rows of n for a bias of the rows, as happens
+    to parts of tensors of other sizes.
+    """
+    from keras import ops, tree
+
+    from keras_soap.operators.computation import with_weights
+
+    sizes = [stop - start for start, stop in call.part.output]
+
+    def repeated(value: Any) -> Any:
+        shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
+        if len(shape) < 2 or shape[-1] > 1 or sizes[-1] == 1:
+            return value
+        return ops.broadcast_to(value, (*shape[:-1], sizes[-1]))
+
+    def arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = with_weights(call, *call.arguments(inputs))
+        repeat: Any = tree.map_structure
+        return repeat(repeated, args), repeat(repeated, kwargs)
+
+    return dataclasses.replace(call, arguments=arguments)
 
 
 class Concatenate(Rule):

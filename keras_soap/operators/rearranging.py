@@ -1,5 +1,6 @@
 """Layers that pad, crop, repeat or permute: every axis is split, elements only move."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -115,20 +116,60 @@ class RepeatVector(_Rearranging):
 
 
 class Permute(_Rearranging):
-    """Permute, and the operation Transpose."""
+    """Permute, and the operations Transpose, Swapaxes and Moveaxis."""
 
     kind = "permute"
-    layers = ("Permute", "Transpose")
+    layers = ("Permute", "Transpose", "Swapaxes", "Moveaxis")
 
     def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
-        rank = regions.shape[1]
-        if "dims" in operator.attributes:
-            axes = [0, *operator.attributes["dims"]]
-        else:
-            axes = [a % rank for a in operator.attributes.get("axes") or reversed(range(rank))]
         result = np.empty_like(regions)
-        result[:, axes] = regions
+        result[:, _permutation(operator.attributes, regions.shape[1])] = regions
         return [result]
+
+
+def _permutation(attributes: Mapping[str, Any], rank: int) -> list[int]:
+    """For each axis of the output the axis of the input."""
+    if "dims" in attributes:
+        return [0, *attributes["dims"]]
+    axes = list(range(rank))
+    if "axis1" in attributes:
+        one, other = attributes["axis1"], attributes["axis2"]
+        axes[one], axes[other] = axes[other], axes[one]
+        return axes
+    if "source" in attributes:
+        source, destination = (
+            [a % rank for a in (value if isinstance(value, list) else [value])]
+            for value in (attributes["source"], attributes["destination"])
+        )
+        rest = iter(axis for axis in axes if axis not in source)
+        moved = dict(zip(destination, source, strict=True))
+        return [moved[axis] if axis in moved else next(rest) for axis in axes]
+    return [axis % rank for axis in attributes.get("axes") or reversed(axes)]
+
+
+class Flip(_Rearranging):
+    """The operation Flip; a part reads its mirror image."""
+
+    kind = "flip"
+    layers = ("Flip",)
+
+    def refuses(self, attributes, inputs, output):
+        if 0 in self._axes(attributes, len(output.shape)):
+            return "it changes the order of samples"
+        return None
+
+    def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
+        shape = operator.output.shape
+        result = regions.copy()
+        for axis in self._axes(operator.attributes, len(shape)):
+            result[:, axis] = shape[axis] - regions[:, axis, ::-1]
+        return [result]
+
+    def _axes(self, attributes: Mapping[str, Any], rank: int) -> list[int]:
+        axis = attributes.get("axis")
+        if axis is None:
+            return list(range(rank))
+        return [a % rank for a in (axis if isinstance(axis, list) else [axis])]
 
 
 def _borders(operator: Operator, attribute: str) -> tuple[tuple[int, ...], ...]:

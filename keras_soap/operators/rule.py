@@ -156,6 +156,10 @@ class Rule:
         sparse_weights: Positions of weights whose gradients come as rows (`IndexedSlices`).
         free: Whether it takes no time: a view of what is there already.
         several_outputs: Whether it covers calls that make more than one tensor.
+        takes_weights: Whether it covers operations that are called on weights; where they stand
+            among the arguments, the attribute `"operands"` says.
+        takes_arrays: Whether it covers calls with arrays among their arguments, which are the same
+            in every step. Parts are called with the whole arrays.
     """
 
     kind: ClassVar[str] = ""
@@ -163,6 +167,8 @@ class Rule:
     sparse_weights: ClassVar[tuple[int, ...]] = ()
     free: ClassVar[bool] = False
     several_outputs: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = False
+    takes_arrays: ClassVar[bool] = False
 
     def refuses(
         self, attributes: dict[str, Any], inputs: Sequence[TensorSpec], output: TensorSpec

@@ -12,8 +12,9 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
 
+from keras_soap.capture.functions import flat_inputs, learn_inputs
 from keras_soap.capture.losses import CapturedStep, capture_step
-from keras_soap.capture.model import capture, function_of
+from keras_soap.capture.model import capture
 from keras_soap.runtime.training import TrainingRun
 
 Start = Callable[[CapturedStep], TrainingRun]
@@ -133,6 +134,7 @@ class StepFunctions:
         x, _, _ = _unpack(data)
         key = ("predict", *_shapes(x))
         if key not in self._traced:
+            learn_inputs(self.model, x)
             self._traced[key] = self.run.predict_function(
                 capture(self.model, _batch_size(x), self.time_chunk)
             )
@@ -141,11 +143,12 @@ class StepFunctions:
 
     def _capture(self, x: Any, y: Any, sample_weight: Any) -> CapturedStep:
         self.model._symbolic_build(data_batch=(x, y, sample_weight))
+        learn_inputs(self.model, x)
         return capture_step(self.model, _batch_size(x), y, sample_weight, self.time_chunk)
 
     def _flat(self, x: Any) -> list[tf.Tensor]:
         """The inputs in Keras's order, converted as `model(x)` converts them."""
-        return function_of(self.model)._standardize_inputs(x)
+        return flat_inputs(self.model, x)
 
 
 def _unpack(data: Any) -> tuple[Any, Any, Any]:

@@ -8,8 +8,9 @@ from absl import logging
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from tensorflow.experimental import dtensor
 
+from keras_soap.capture.functions import flat_inputs
 from keras_soap.capture.losses import CapturedStep
-from keras_soap.capture.model import capture, function_of
+from keras_soap.capture.model import capture
 from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
@@ -151,7 +152,7 @@ class SoapStrategy(keras.callbacks.Callback):
         run = self._started()
         captured = capture(run.model, run.step.model.graph.batch_size, self._time_chunk)
         run.store.scatter()
-        made = run.outputs_function(captured)(*function_of(run.model)._standardize_inputs(inputs))
+        made = run.outputs_function(captured)(*flat_inputs(run.model, inputs))
         return {
             operator.name: dtensor.pack(parts, self._output_layout(run, number))
             for number, (operator, parts) in enumerate(

@@ -1,5 +1,7 @@
 """Layers and operations that every rule is tried on, with inputs of few elements."""
 
+import keras
+import numpy as np
 from keras import layers
 from keras.src import ops
 
@@ -22,11 +24,56 @@ def of(layer, *specs, **kwargs):
     return lambda: subject(layer(), list(specs), **kwargs)
 
 
+def on_weight(operation, shape, *specs, first=False, **kwargs):
+    """An operation on inputs and a weight, which is the last argument or the first."""
+
+    def build():
+        weight = keras.Variable(np.ones(shape, "float32"))
+
+        def arguments(inputs):
+            return ((weight, *inputs) if first else (*inputs, weight)), kwargs
+
+        return subject(operation(), list(specs), arguments=arguments)
+
+    return build
+
+
+def array(*shape):
+    return np.random.default_rng(0).normal(size=shape) > -0.5
+
+
+QUERIES = (4, 6, 2, 3)
+
 CASES = {
     # dense
     "dense": of(lambda: layers.Dense(6, "relu"), (4, 6)),
     "dense on a series": of(lambda: layers.Dense(6, use_bias=False), SERIES),
     "dense with softmax": of(lambda: layers.Dense(6, "softmax"), (4, 6)),
+    # contractions
+    "projection to heads": of(
+        lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 6), bias_axes="de"), SERIES
+    ),
+    "projection of heads": of(
+        lambda: layers.EinsumDense("abcd,cde->abe", (None, 6), "relu", bias_axes="e"), (4, 3, 2, 4)
+    ),
+    "dense along the middle": of(
+        lambda: layers.EinsumDense("abc,bd->adc", (6, None), bias_axes="d"), (4, 3, 4)
+    ),
+    "einsum dense, ellipsis": of(
+        lambda: layers.EinsumDense("...x,xy->...y", 6, bias_axes="y"), (4, 2, 3, 4)
+    ),
+    "einsum dense, fixed length": of(
+        lambda: layers.EinsumDense("abc,cd->abd", (12, 6), bias_axes="bd"), SERIES
+    ),
+    "einsum": of(lambda: ops.numpy.Einsum("aecd,abcd->acbe"), (4, 3, 2, 4), (4, 6, 2, 4)),
+    "einsum, ellipsis": of(lambda: ops.numpy.Einsum("...ij,jk->...ik"), (4, 2, 3, 4), (4, 6)),
+    "einsum of a weight": on_weight(lambda: ops.numpy.Einsum("abc,cd->abd"), (4, 6), SERIES),
+    "matmul": of(ops.numpy.Matmul, (4, 2, 3, 4), (4, 1, 4, 6)),
+    "matmul of a weight": on_weight(ops.numpy.Matmul, (4, 6), SERIES),
+    "matmul on a weight": on_weight(ops.numpy.Matmul, (4, 2, 6), (4, 6, 3), first=True),
+    "matmul of a vector": on_weight(ops.numpy.Matmul, (4,), SERIES),
+    "dot": of(lambda: layers.Dot((2, 1)), (4, 6, 3), (4, 3, 2)),
+    "dot of vectors": of(lambda: layers.Dot(-1, normalize=True), (4, 6), (4, 6)),
     # convolution
     "convolution": conv(layers.Conv2D, 6, 3, activation="relu"),
     "convolution, same": conv(layers.Conv2D, 6, 3, padding="same"),
@@ -123,6 +170,29 @@ CASES = {
         lambda: layers.Attention(use_scale=True), (4, 6, 2), (4, 3, 4), (4, 3, 2)
     ),
     "additive attention": of(layers.AdditiveAttention, (4, 6, 2), (4, 3, 2)),
+    "dot-product attention": of(ops.nn.DotProductAttention, QUERIES, (4, 5, 2, 3), (4, 5, 2, 3)),
+    "dot-product attention, masked": of(
+        ops.nn.DotProductAttention,
+        QUERIES,
+        (4, 5, 2, 3),
+        (4, 5, 2, 3),
+        ((4, 1, 6, 5), "bool"),
+        arguments=lambda x: (tuple(x[:3]), {"mask": x[3], "scale": 0.5}),
+    ),
+    "dot-product attention, constant mask": of(
+        ops.nn.DotProductAttention,
+        *[QUERIES] * 3,
+        mask=array(1, 2, 6, 6),
+    ),
+    "dot-product attention, causal": of(
+        lambda: ops.nn.DotProductAttention(is_causal=True), *[QUERIES] * 3
+    ),
+    "dot-product attention, causal and masked": of(
+        lambda: ops.nn.DotProductAttention(is_causal=True),
+        *[QUERIES] * 3,
+        ((4, 1, 1, 6), "bool"),
+        arguments=lambda x: (tuple(x[:3]), {"mask": x[3]}),
+    ),
     # elementwise
     "ReLU": of(lambda: layers.ReLU(max_value=1.0), IMAGE),
     "leaky ReLU": of(layers.LeakyReLU, IMAGE),
@@ -166,6 +236,7 @@ CASES = {
     "1-D up-sampling": of(lambda: layers.UpSampling1D(2), SERIES),
     # operations of keras.ops
     "operation add": of(lambda: ops.numpy.Add(), IMAGE, (6, 1)),
+    "operation add of columns": of(ops.numpy.Add, (4, 4, 6), (4, 1)),
     "operation multiply": of(lambda: ops.numpy.Multiply(), SERIES, SERIES),
     "operation where": of(lambda: ops.numpy.Where(), (SERIES, "bool"), SERIES, (4,)),
     "operation tanh": of(lambda: ops.numpy.Tanh(), SERIES),
@@ -177,6 +248,25 @@ CASES = {
     "operation transpose": of(lambda: ops.numpy.Transpose((0, 2, 1)), SERIES),
     "operation squeeze": of(lambda: ops.numpy.Squeeze(1), (4, 1, 6)),
     "operation cast": of(lambda: ops.core.Cast("float16"), SERIES),
+    "operation softmax, constant mask": of(layers.Softmax, (4, 2, 6, 6), mask=array(1, 1, 6, 6)),
+    "operation add of a weight": on_weight(ops.numpy.Add, (12, 4), SERIES),
+    "operation multiply with a weight": on_weight(ops.numpy.Multiply, (4,), SERIES, first=True),
+    "operation swapaxes": of(lambda: ops.numpy.Swapaxes(1, -1), IMAGE),
+    "operation moveaxis": of(lambda: ops.numpy.Moveaxis(1, -1), IMAGE),
+    "operation flip": of(lambda: ops.numpy.Flip(1), SERIES),
+    "operation mean": of(lambda: ops.numpy.Mean(1), IMAGE),
+    "operation sum": of(lambda: ops.numpy.Sum((1, 2), keepdims=True), IMAGE),
+    "operation max": of(lambda: ops.numpy.Max(-1), IMAGE),
+    "operation split": of(lambda: ops.numpy.Split(2, 2), SERIES),
+    "operation split at": of(lambda: ops.numpy.Split([2, 8], 1), SERIES),
+    "operation stack": of(lambda: ops.numpy.Stack(2), *[SERIES] * 4, list_of_inputs=True),
+    "operation repeat": of(lambda: ops.numpy.Repeat(3, 2), SERIES),
+    "operation broadcast": of(lambda: ops.numpy.BroadcastTo((4, 3, 12, 4)), (4, 1, 12, 1)),
+    "item": of(ops.numpy.GetItem, SERIES, key=(slice(None), 3)),
+    "items": of(ops.numpy.GetItem, IMAGE, key=(Ellipsis, slice(2, 6), None, slice(-3, None))),
+    "rows of a weight": on_weight(
+        lambda: ops.numpy.Take(axis=0), (5, 6), ((4, 3), "int32"), first=True
+    ),
     # fallbacks
     "samplewise": of(lambda: layers.LSTM(4, return_state=True), SERIES, kind="samplewise"),
     "whole": of(lambda: layers.Dense(4), (4, 6), kind="whole"),

@@ -1,9 +1,8 @@
 """Runs an operator whole and part by part, in one process, and puts the parts together again.
 
-Makes operators from layers without the capture module, so that rules are tested alone.
+Makes operators from single calls, so that rules are tested without models.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 
+from keras_soap.capture.calls import Call, exact_shapes
 from keras_soap.graph.operator_graph import (
     Operator,
     OperatorGraph,
@@ -102,15 +103,20 @@ def subject(
     arguments = arguments or default_arguments
 
     args, kwargs = arguments([keras.KerasTensor(spec.shape, spec.dtype) for spec in specs])
-    outputs = keras.tree.flatten(layer(*args, **kwargs))
-    variables = []
+    with exact_shapes([layer]):
+        layer(*args, **kwargs)
+        outputs = keras.tree.flatten(layer(*args, **kwargs))
+    symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
+    args, kwargs = arguments(symbols)
+    recorded = Call(layer, SymbolicArguments(*args, **kwargs), tuple(specs), ())
+    variables = recorded.variables
     if isinstance(layer, keras.Layer):
         variables = read_variables(layer)
-        randomize(variables, np.random.default_rng(seed))
+    randomize(variables, np.random.default_rng(seed))
     weights = tuple(
         WeightSpec(
             v.path, layer.name, tuple(v.shape), keras.backend.standardize_dtype(v.dtype),
-            any(v is t for t in layer.trainable_variables),
+            v.trainable,
         )
         for v in variables
     )  # fmt: skip
@@ -123,18 +129,14 @@ def subject(
         tuple(TensorSpec(tuple(x.shape), x.dtype) for x in outputs),
         tuple(range(len(weights))),
         weights,
-        attributes_of(layer),
+        recorded.attributes(layer),
     )
     return Subject(operator, layer, arguments, variables)
 
 
 def attributes_of(layer) -> dict[str, Any]:
     """The config as rules see it: JSON values only."""
-    config = layer.get_config()
-    if isinstance(layer, keras.Layer):
-        config["trainable"] = layer.trainable
-    kept = {k: v for k, v in config.items() if k != "name" and not k.endswith("initializer")}
-    return json.loads(json.dumps(kept, default=str))
+    return Call(layer, SymbolicArguments(), (), ()).attributes(layer)
 
 
 def randomize(variables, rng) -> None:
@@ -156,11 +158,11 @@ def run_whole(subject: Subject, inputs, output_gradients, training=True) -> Outc
     """The layer itself, as Keras runs it."""
     tensors = [tf.constant(x) for x in inputs]
     args, kwargs = subject.arguments(tensors)
-    layer, trainable = subject.layer, []
-    if isinstance(layer, keras.Layer):
-        trainable = layer.trainable_variables
-        if layer._call_has_training_arg and kwargs.get("training") is None:
-            kwargs["training"] = training
+    layer = subject.layer
+    pairs = zip(subject.variables, subject.operator.weight_specs, strict=True)
+    trainable = [variable for variable, spec in pairs if spec.trainable]
+    if getattr(layer, "_call_has_training_arg", False) and kwargs.get("training") is None:
+        kwargs["training"] = training
     before = [v.numpy() for v in subject.variables]
     with tf.GradientTape() as tape:
         tape.watch(tensors)

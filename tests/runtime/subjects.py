@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_soap import SoapStrategy
+from keras_soap.capture.functions import learn_inputs
 from keras_soap.capture.losses import capture_step
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
@@ -136,6 +137,7 @@ def lowering(name: str) -> Lowering:
     model = subject.model()
     batch = first_batch(subject)
     model._symbolic_build(data_batch=batch)
+    learn_inputs(model, batch[0])
     step = capture_step(model, subject.batch_size, *batch[1:], time_chunk=subject.time_chunk)
     return Lowering(step.model.graph)
 

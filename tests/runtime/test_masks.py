@@ -54,7 +54,15 @@ def of_two(y):
     return layers.GlobalAveragePooling1D(name="mean")(y)
 
 
+def attention(y):
+    y = layers.MultiHeadAttention(2, 4, name="heads")(y, y)
+    y = layers.Multiply(name="product")([y, layers.Dense(8, name="gate")(y)])
+    nested = keras.Sequential([layers.GRU(8, name="gru")], name="nested")
+    return nested(y)
+
+
 AFTER = {
+    "attention": attention,
     "lstm": lambda y: layers.LSTM(8, name="lstm")(y),
     "mean": lambda y: layers.GlobalAveragePooling1D(name="mean")(
         layers.LayerNormalization(name="norm")(y)
@@ -84,6 +92,8 @@ KNOWN |= {
         ("merged", "S and P", "sgd"),
         ("merged", "O", "adam"),
         ("lost", "S and P", "sgd"),
+        ("attention", "S and P", "sgd"),
+        ("attention", "anything", "sgd"),
         ("steps", "S", "sgd"),
         ("steps", "three devices", "sgd"),
         ("blocks", "S and P", "sgd"),

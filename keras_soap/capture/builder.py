@@ -1,0 +1,388 @@
+"""Collects the operators of a captured model, and of the losses that are added on top of it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras.src.backend.common.masking import get_keras_mask
+from keras.src.ops.function import Function
+from keras.src.utils.naming import to_snake_case
+
+from keras_soap.capture.calls import Arguments, Call, nodes_of, spec_of
+from keras_soap.capture.decisions import (
+    Decision,
+    call_of,
+    decide,
+    does_nothing,
+    opens_as_graph,
+    training_mode,
+)
+from keras_soap.capture.functions import function_of, has_graph
+from keras_soap.capture.opening import autocast_of
+from keras_soap.capture.time_blocks import LayerCall, TimeBlocks, Traced
+from keras_soap.errors import CaptureError
+from keras_soap.graph.operator_graph import (
+    Operator,
+    OperatorGraph,
+    TensorRef,
+    TensorSpec,
+    WeightSpec,
+)
+from keras_soap.operators import registry
+from keras_soap.operators.computation import read_variables
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """An operator graph with the Keras objects that it was made from.
+
+    Attributes:
+        graph: The operators.
+        layers: For each operator the Keras layer or operation (None for inputs).
+        arguments: For each operator what puts flat inputs back into the layer's arguments.
+        variables: For each of `graph.weights` its `keras.Variable`.
+        inputs: Operator numbers of the model's inputs, flat, in Keras's order.
+        outputs: The model's outputs, flat, in Keras's order; each in one piece, or in blocks along
+            axis 1.
+        output_structure: Nested as the model's outputs, with positions in `outputs` as leaves.
+    """
+
+    graph: OperatorGraph
+    layers: tuple[Any, ...]
+    arguments: tuple[Arguments | None, ...]
+    variables: tuple[keras.Variable, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[tuple[TensorRef, ...], ...]
+    output_structure: Any
+
+
+class GraphBuilder:
+    """Collects operators; losses are added on top of a model's by `capture.losses`."""
+
+    def __init__(self, name: str, batch_size: int, time_chunk: int | None = None):
+        if batch_size < 1:
+            raise CaptureError(f"batch_size={batch_size} must be 1 or more.")
+        self.name = name
+        self.batch_size = batch_size
+        self.operators: list[Operator] = []
+        self.layers: list[Any] = []
+        self._arguments: list[Arguments | None] = []
+        self._weights: list[WeightSpec] = []
+        self._variables: list[keras.Variable] = []
+        self._weight_numbers: dict[int, int] = {}
+        self._names: set[str] = set()
+        self._stable_names: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
+        self._kept: list[Any] = []
+        """Graphs of opened calls: names are by the ids of their operations."""
+        self.operator_names: dict[str, str] = {}
+        """By the name of a layer that of its operators, without what tells several apart."""
+        self.activities: list[tuple[str, Any, Traced]] = []
+        """Of calls with an activity regularizer: name of the call, layer, each of the outputs."""
+        self.time_blocks = None if time_chunk is None else TimeBlocks(self, time_chunk)
+
+    def add_model(self, model: keras.Model) -> tuple[list[int], list[Traced], Any]:
+        """Adds inputs and all calls; gives inputs, flat outputs and the structure of outputs."""
+        function = function_of(model, self.batch_size)
+        tensors: dict[int, Traced] = {}
+        inputs = []
+        for tensor in function.inputs:
+            spec = spec_of(tensor, self.batch_size, f"input {tensor.name}")
+            is_named = not tensor.name.startswith("keras_tensor")
+            inputs.append(self.add_input(tensor.name if is_named else "input", spec))
+            tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
+        autocast = None if has_graph(model) else autocast_of(model)
+        self._trace(function, _Place("", None, autocast, tensors))
+        outputs = [tensors[id(tensor)] for tensor in function.outputs]
+        structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
+        return inputs, outputs, structure
+
+    def add_input(self, name: str, spec: TensorSpec) -> int:
+        """Adds a tensor that every step brings anew."""
+        return self.add(name, "input", "", [], (spec,), {})
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        layer_name: str,
+        inputs: Sequence[TensorRef],
+        output_specs: tuple[TensorSpec, ...],
+        attributes: dict[str, Any],
+        layer: Any = None,
+        arguments: Arguments | None = None,
+        variables_of: Any = None,
+    ) -> int:
+        """Adds an operator, under a name that is made unique; gives its number.
+
+        Its weights are those of `variables_of`, by default of `layer`; of `()`, none.
+        """
+        unique, count = name, 1
+        while unique in self._names:
+            unique, count = f"{name}_{count}", count + 1
+        self._names.add(unique)
+        owner = layer if variables_of is None else variables_of
+        weights, weight_specs = self.weights_of(owner)
+        self.operators.append(
+            Operator(
+                unique,
+                kind,
+                layer_name,
+                tuple(inputs),
+                tuple(self.operators[ref.operator].output_specs[ref.output] for ref in inputs),
+                output_specs,
+                weights,
+                weight_specs,
+                attributes,
+            )
+        )
+        self.layers.append(layer)
+        self._arguments.append(arguments)
+        return len(self.operators) - 1
+
+    def finish(
+        self, inputs: Sequence[int], outputs: Sequence[Traced], structure: Any
+    ) -> CapturedModel:
+        graph = OperatorGraph(
+            self.name, self.batch_size, tuple(self.operators), tuple(self._weights)
+        )
+        return CapturedModel(
+            graph,
+            tuple(self.layers),
+            tuple(self._arguments),
+            tuple(self._variables),
+            tuple(inputs),
+            tuple(output.refs for output in outputs),
+            structure,
+        )
+
+    def _trace(self, function: Function, place: "_Place") -> None:
+        """Adds the calls in `function`."""
+        for node in nodes_of(function):
+            if all(id(x) in place.tensors for x in node.input_tensors):
+                self._add_node(node, place)
+
+    def _add_node(self, node: Any, place: "_Place") -> None:
+        """Adds a recorded call, if it is not added yet."""
+        if id(node.outputs[0]) in place.tensors:
+            return
+        if opens_as_graph(node):
+            outputs = self._add_graph(node, place)
+        else:
+            outputs = self._add_call_of(node, place)
+        place.tensors.update(zip(map(id, node.outputs), outputs, strict=True))
+
+    def _add_graph(self, node: Any, place: "_Place") -> list[Traced]:
+        """Adds a nested model, whose own graph says what it does."""
+        model = node.operation
+        function = function_of(model)
+        if len(function.inputs) != len(node.input_tensors):
+            raise CaptureError(
+                f"Nested model {model.name!r} has {len(function.inputs)} inputs but is called on "
+                f"{len(node.input_tensors)}. Call it on one tensor for each input."
+            )
+        tensors = dict(zip(map(id, function.inputs), place.read(node), strict=True))
+        mode = training_mode(node, place.training)
+        self._trace(function, _Place(f"{place.prefix}{model.name}/", mode, None, tensors))
+        return [tensors[id(x)] for x in function.outputs]
+
+    def _add_call_of(self, node: Any, place: "_Place") -> list[Traced]:
+        """Adds a call of a layer or operation."""
+        inputs = place.read(node)
+        if id(node) in place.inner:
+            call, decision = place.inner[id(node)]
+        else:
+            specs = tuple(map(self.spec, inputs))
+            mode = training_mode(node, place.training)
+            call = call_of(node, specs, mode, place.autocast, self.batch_size)
+            decision = decide(call, self.batch_size)
+        if does_nothing(call):
+            return inputs
+        operation = call.operation
+        name = self._stable_name(operation, place.prefix)
+        if decision.function is not None:
+            masks = [self._mask_of(node.input_tensors[n], place) for n in call.masked]
+            traced = self._add_opened(call, decision, [*inputs, *masks], name)
+        else:
+            traced = self._add_operator(call, decision, inputs, name)
+        if getattr(operation, "activity_regularizer", None) is not None:
+            self.activities += [(name, operation, output) for output in traced]
+        return traced
+
+    def _add_opened(
+        self, call: Call, decision: Decision, inputs: Sequence[Traced], name: str
+    ) -> list[Traced]:
+        """Adds what a call is made of."""
+        function = decision.function
+        assert function is not None
+        self._kept.append(function)
+        tensors = dict(zip(map(id, function.inputs), inputs, strict=True))
+        mode, autocast = call.fixed.get("training"), autocast_of(call.operation)
+        self._trace(function, _Place(f"{name}/", mode, autocast, tensors, decision.inner))
+        return [tensors[id(x)] for x in function.outputs]
+
+    def _mask_of(self, tensor: Any, place: "_Place") -> Traced:
+        """The mask of a tensor; the calls that make it are added, if no output needs them."""
+
+        def add(tensor: Any) -> None:
+            if id(tensor) not in place.tensors:
+                history = tensor._keras_history
+                node = history.operation._inbound_nodes[history.node_index]
+                for x in node.input_tensors:
+                    add(x)
+                self._add_node(node, place)
+
+        mask = get_keras_mask(tensor)
+        try:
+            add(mask)
+        except IndexError:  # Of a call inside of a layer that is opened up.
+            raise CaptureError(
+                f"A layer in {place.prefix.rstrip('/')!r} looks for a mask that nothing there is "
+                "handed. Pass it as an argument."
+            ) from None
+        return place.tensors[id(mask)]
+
+    def _add_operator(
+        self, call: Call, decision: Decision, inputs: Sequence[Traced], name: str
+    ) -> list[Traced]:
+        """Adds a call as an operator, and the activation that it ends with as another."""
+        operation, layer = call.operation, decision.layer
+        traced = self._add_call(
+            LayerCall(
+                name,
+                decision.kind,
+                name if isinstance(operation, keras.Layer) else "",
+                layer,
+                call.fill,
+                call.attributes(layer),
+                call.inputs,
+                call.outputs,
+                operation if isinstance(operation, keras.Layer) else call.variables,
+                call.fixed,
+                call.has_arrays,
+            ),
+            inputs,
+        )
+        activation = decision.activation
+        if activation is None:
+            return traced
+        kind = registry.kind_of_layer("Activation")
+        assert kind is not None
+        return self._add_call(
+            LayerCall(
+                f"{name}/{activation.name}",
+                kind,
+                "",
+                activation,
+                lambda inputs: (tuple(inputs), {}),
+                {"activation": activation.name},
+                call.outputs,
+                call.outputs,
+                activation,
+            ),
+            traced,
+        )
+
+    def _add_call(self, call: LayerCall, inputs: Sequence[Traced]) -> list[Traced]:
+        """Adds a call as one operator, or opened in time; gives its outputs."""
+        opened = self.time_blocks and self.time_blocks.open(call, inputs)
+        if opened is not None:
+            return opened
+        number = self.add(
+            call.name,
+            call.kind,
+            call.layer_name,
+            [self.whole(tensor) for tensor in inputs],
+            call.output_specs,
+            call.attributes,
+            call.layer,
+            call.arguments,
+            call.owner,
+        )
+        return [Traced(TensorRef(number, i)) for i in range(len(call.output_specs))]
+
+    def spec(self, tensor: Traced) -> TensorSpec:
+        """Of a tensor as a whole."""
+        first = self.operators[tensor.refs[0].operator].output_specs[tensor.refs[0].output]
+        if tensor.whole is not None:
+            return first
+        batch, steps, *rest = first.shape
+        return TensorSpec((batch, steps * len(tensor.blocks), *rest), first.dtype)
+
+    def whole(self, tensor: Traced) -> TensorRef:
+        """A tensor in one piece: its blocks, if it is in blocks, are joined."""
+        if tensor.whole is not None:
+            return tensor.whole
+        assert self.time_blocks is not None
+        return self.time_blocks.joined(tensor)
+
+    def _stable_name(self, operation: Any, prefix: str) -> str:
+        """The operation's name; if it is Keras's automatic one, counted anew for this graph.
+
+        Keras counts over all that a process ever made, so that the same model, built a second
+        time, has other names; a strategy must fit it all the same.
+        """
+        if id(operation) not in self._stable_names:
+            automatic = to_snake_case(type(operation).__name__)
+            name = operation.name
+            # Bidirectional puts a word before it.
+            found = re.fullmatch(rf"((?:forward_|backward_)?{automatic})(_\d+)?", name)
+            if found:
+                counted = prefix + found[1]
+                count = self._counts.get(counted, 0)
+                self._counts[counted] = count + 1
+                name = f"{found[1]}_{count}" if count else found[1]
+            self._stable_names[id(operation)] = prefix + name
+            self.operator_names[operation.name] = prefix + name
+        return self._stable_names[id(operation)]
+
+    def weights_of(self, owner: Any) -> tuple[tuple[int, ...], tuple[WeightSpec, ...]]:
+        """Numbers and specs of the weights of a layer, or of the variables in a list."""
+        layer = ""
+        if isinstance(owner, keras.Layer):
+            layer, trainable, owner = owner.name, owner.trainable_variables, read_variables(owner)
+        elif isinstance(owner, (list, tuple)):
+            trainable = [variable for variable in owner if variable.trainable]
+        else:
+            return (), ()
+        numbers = []
+        for variable in owner:
+            if id(variable) not in self._weight_numbers:
+                self._weight_numbers[id(variable)] = len(self._weights)
+                self._variables.append(variable)
+                self._weights.append(
+                    WeightSpec(
+                        variable.path,
+                        layer or variable.path.rpartition("/")[0],
+                        tuple(variable.shape),
+                        keras.backend.standardize_dtype(variable.dtype),
+                        any(variable is v for v in trainable),
+                    )
+                )
+            numbers.append(self._weight_numbers[id(variable)])
+        return tuple(numbers), tuple(self._weights[number] for number in numbers)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where calls stand.
+
+    Attributes:
+        prefix: Of the names of operators.
+        training: The mode that an enclosing call fixes.
+        autocast: As in `Call`.
+        tensors: By the id of a symbol what it has become.
+        inner: By the id of a node its call and what is decided of it already.
+    """
+
+    prefix: str
+    training: bool | None
+    autocast: str | None
+    tensors: dict[int, Traced]
+    inner: dict[int, tuple[Call, Decision]] = field(default_factory=dict)
+
+    def read(self, node: Any) -> list[Traced]:
+        """What a recorded call reads."""
+        return [self.tensors[id(x)] for x in node.input_tensors]

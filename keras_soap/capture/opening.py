@@ -1,0 +1,251 @@
+"""Opens up layers and models whose `call` is made of Keras layers and `keras.ops`.
+
+`call` runs once on symbolic tensors, which records every layer and operation that it calls, as
+when a functional model is made. This is taken for what the layer does only if
+
+1. nothing in it depends on values, adds losses, or changes states on the way;
+2. all of its weights belong to layers that it calls, or are operands of its operations: a weight
+   that was turned into a tensor is a constant to the trace;
+3. the layers that it calls are handed the masks that they read;
+4. a trial gives the same outputs and states, in inference and in training: a branch on `training`
+   would show.
+
+Otherwise the layer stays closed, and `TracingError` says why.
+"""
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.backend.common.variables import AutocastScope
+from keras.src.backend.common.variables import Variable as BaseVariable
+from keras.src.layers.layer import CallSpec
+from keras.src.ops.function import Function
+from keras.src.ops.symbolic_arguments import SymbolicArguments
+
+from keras_soap.capture.calls import Call, exact_shapes, nodes_of
+from keras_soap.capture.trials import computes_the_same
+from keras_soap.operators.computation import read_variables
+
+_TRIAL_SAMPLES = 4
+
+_tried: "weakref.WeakKeyDictionary[keras.Layer, dict[str, str]]" = weakref.WeakKeyDictionary()
+"""By layer and call why it cannot be opened; `""` if it can be. Models are captured repeatedly."""
+
+
+class TracingError(Exception):
+    """A `call` that cannot be traced, with the reason."""
+
+
+def open_call(call: Call, batch_size: int) -> Function:
+    """What a call of a layer is made of: from its inputs, and then their masks, to its outputs.
+
+    Args:
+        call: Of a layer or model.
+        batch_size: Of the call.
+
+    Raises:
+        TracingError: If that cannot be told.
+    """
+    layer = call.operation
+    if getattr(layer, "quantization_mode", None) is not None:
+        raise TracingError("it is quantized")
+    tried = _tried.setdefault(layer, {})
+    if tried.get(call.key):
+        raise TracingError(tried[call.key])
+    try:
+        function = _trace(call)
+        _check_weights(layer, function)
+        if call.key not in tried:
+            _try(call, function, batch_size)
+    except TracingError as error:
+        tried[call.key] = str(error)
+        raise
+    tried[call.key] = ""
+    return function
+
+
+def _try(call: Call, function: Function, batch_size: int) -> None:
+    """Raises `TracingError` if a trial, on few samples if it can be, shows a difference."""
+    if batch_size > _TRIAL_SAMPLES:
+        small = call.with_batch(batch_size, _TRIAL_SAMPLES)
+        if small is not None:
+            call, function = small, _trace(small)
+    if not computes_the_same(call, function, autocast_of(call.operation)):
+        raise TracingError(
+            "a trial gives other outputs or states than its operations, as when call() does "
+            "something else in training"
+        )
+
+
+def _trace(call: Call) -> Function:
+    """Runs `call` of a layer on symbols."""
+    layer = call.operation
+    symbols = call.symbols()
+    for number, mask in zip(call.masked, symbols[len(call.inputs) :], strict=True):
+        set_keras_mask(symbols[number], mask)
+    run = _RECIPES.get(type(layer), type(layer).call)
+    args, kwargs = call.fill(symbols[: len(call.inputs)])
+    inner = list(layer._flatten_layers())
+    with (
+        _forgetting_nodes(inner),
+        exact_shapes(inner),
+        _symbolic_weights(),
+        StatelessScope(collect_losses=True) as scope,
+    ):
+        try:
+            args, kwargs = _as_called(layer, args, kwargs)
+            autocast = autocast_of(layer)
+            with AutocastScope(autocast) if autocast else contextlib.nullcontext():
+                structure = run(layer, *args, **kwargs)
+            function = Function(symbols, structure)
+            if _show_masks(function):
+                function = Function(symbols, structure)
+        except Exception as error:
+            raise TracingError(
+                f"tracing it raised {type(error).__name__}: {brief(error)}"
+            ) from error
+    if scope.losses:
+        layer_losses = {id(loss) for loss in scope.losses}
+        for one in inner:
+            one._loss_ids -= layer_losses
+        raise TracingError("it calls add_loss()")
+    if scope.state_mapping:
+        raise TracingError("it changes states, or draws random numbers, outside of inner layers")
+    return function
+
+
+def brief(error: Exception) -> str:
+    """The first line of a message that is not Keras's own frame around it."""
+    lines = [line.strip() for line in str(error).replace("\x1b[1m", "").splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return said[0].replace("\x1b[0m", "") if said else type(error).__name__
+
+
+def _as_called(
+    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as `Layer.__call__` hands them to `call`: converted, and masks among them."""
+
+    def convert(value: Any) -> Any:
+        mask = get_keras_mask(value)
+        value = layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
+        if mask is not None:
+            set_keras_mask(value, mask)
+        return value
+
+    if layer._convert_input_args:
+        args, kwargs = keras.tree.map_structure(convert, (args, kwargs))
+    if not layer._call_has_training_arg:
+        kwargs.pop("training", None)
+    return args, {**kwargs, **found_masks(layer, args, kwargs)}
+
+
+def _show_masks(function: Function) -> bool:
+    """Hands masks that layers find on tensors over as arguments; whether there were any."""
+    changed = False
+    for node in nodes_of(function):
+        args, kwargs = node.arguments.args, node.arguments.kwargs
+        if isinstance(node.operation, keras.Layer):
+            found = found_masks(node.operation, args, kwargs)
+            if found:
+                node.arguments = SymbolicArguments(*args, **{**kwargs, **found})
+                changed = True
+    return changed
+
+
+def found_masks(
+    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The mask arguments that `Layer.__call__` adds, as it finds masks on tensors."""
+    spec = CallSpec(layer._call_signature, layer._call_context_args, args, dict(kwargs))
+    tensors = spec.tensor_arguments_dict
+    found = {}
+    for name, tensor in tensors.items():
+        for argument in (f"{name}_mask", *(["mask"] if len(tensors) == 1 else [])):
+            if argument in spec.argument_names and spec.arguments_dict[argument] is None:
+                mask = keras.tree.map_structure(get_keras_mask, tensor)
+                if any(x is not None for x in keras.tree.flatten(mask)):
+                    found[argument] = mask
+    return found
+
+
+def autocast_of(layer: keras.Layer) -> str | None:
+    """The dtype in which `Layer.__call__` lets `call` read weights, where they have another."""
+    casts = layer.autocast and layer.compute_dtype != layer.variable_dtype
+    return layer.compute_dtype if casts else None
+
+
+@contextlib.contextmanager
+def _forgetting_nodes(layers: Sequence[keras.Layer]) -> Iterator[None]:
+    """Calls of inner layers leave no trace in them: to Keras, they are not part of a model."""
+    lists = [nodes for layer in layers for nodes in (layer._inbound_nodes, layer._outbound_nodes)]
+    lengths = list(map(len, lists))
+    try:
+        yield
+    finally:
+        for nodes, length in zip(lists, lengths, strict=True):
+            del nodes[length:]
+
+
+@contextlib.contextmanager
+def _symbolic_weights() -> Iterator[None]:
+    """Lets `weight * symbol` be what `symbol * weight` is: an operation on both, recorded."""
+    binary = {
+        name: method
+        for name, method in vars(BaseVariable).items()
+        if f"__r{name[2:]}" in vars(keras.KerasTensor)
+    }
+
+    def deferring(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        @functools.wraps(method)
+        def deferred(weight: Any, other: Any) -> Any:
+            return NotImplemented if isinstance(other, keras.KerasTensor) else method(weight, other)
+
+        return deferred
+
+    try:
+        for name, method in binary.items():
+            setattr(BaseVariable, name, deferring(method))
+        yield
+    finally:
+        for name, method in binary.items():
+            setattr(BaseVariable, name, method)
+
+
+def _check_weights(layer: keras.Layer, function: Function) -> None:
+    """All weights must be those of inner layers or operands; see the rules of this module."""
+    seen: set[int] = set()
+    for node in nodes_of(function):
+        constants = [x for x in node.arguments._flat_arguments if isinstance(x, keras.Variable)]
+        if isinstance(node.operation, keras.Layer):
+            if constants:
+                raise TracingError(f"it hands the weight {constants[0].path!r} to a layer")
+            seen |= {id(v) for v in node.operation.variables}
+        seen |= set(map(id, constants))
+    for variable in read_variables(layer):
+        # A seed of its own would have been changed by reading it.
+        if id(variable) not in seen and not variable.path.endswith("seed_generator_state"):
+            raise TracingError(f"it does not read the weight {variable.path!r} as an operand")
+
+
+def _time_distributed(
+    layer: keras.layers.TimeDistributed, inputs: Any, training: Any = None, mask: Any = None
+) -> Any:
+    """Steps are samples to the inner layer. Keras loops over them, at length."""
+    if mask is not None:
+        raise TracingError("it has a mask")
+    samples, steps, *rest = inputs.shape
+    made = layer.layer(keras.ops.reshape(inputs, (samples * steps, *rest)), training=training)
+    return keras.tree.map_structure(
+        lambda x: keras.ops.reshape(x, (samples, steps, *x.shape[1:])), made
+    )
+
+
+_RECIPES: dict[type, Callable[..., Any]] = {keras.layers.TimeDistributed: _time_distributed}
+"""What to trace in the place of `call`."""

@@ -1,0 +1,153 @@
+"""Trials on random batches: what cannot be read off a layer is found out by running it.
+
+Nothing is changed: layers run on copies of their weights and states.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+from keras.src.backend.common.masking import set_keras_mask
+from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.backend.common.variables import AutocastScope
+from keras.src.ops.function import Function
+
+from keras_soap.capture.calls import Arguments, Call, nodes_of
+from keras_soap.graph.operator_graph import TensorSpec
+
+
+class _KeepsStateError(Exception):
+    """A layer changes weights other than seeds."""
+
+
+def treats_samples_alone(
+    operation: Any,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    arguments: Arguments,
+) -> bool:
+    """Whether halves of a random batch give the halves of what the batch gives, in training."""
+    batch = inputs[0].shape[:1] if inputs else ()
+    if not batch or any(spec.shape[:1] != batch for spec in (*inputs, *outputs)):
+        return False
+    random = np.random.default_rng(0)
+    values = [_random_value(random, spec, 4) for spec in inputs]
+
+    def run(part: slice) -> list[np.ndarray]:
+        args, kwargs = arguments([keras.ops.convert_to_tensor(value[part]) for value in values])
+        if not isinstance(operation, keras.Layer):
+            made = operation(*args, **kwargs)
+        else:
+            if operation._call_has_training_arg:
+                kwargs = _in_mode(kwargs, True)
+            trainable, rest = operation.trainable_variables, operation.non_trainable_variables
+            made, states = operation.stateless_call(
+                [v.value for v in trainable], [v.value for v in rest], *args, **kwargs
+            )
+            if any(
+                "seed" not in v.path and not np.array_equal(v.value, state)
+                for v, state in zip(rest, states, strict=True)
+            ):
+                raise _KeepsStateError
+        return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
+
+    try:
+        together, halves = run(slice(0, 4)), [run(slice(0, 2)), run(slice(2, 4))]
+    except _KeepsStateError:
+        return False  # Parts would disagree about what they make of its state.
+    except Exception as error:
+        logging.debug("%s cannot be split by sample: %s", operation.name, error)
+        return False
+    return all(
+        whole.shape[:1] == (4,) and _close(whole, np.concatenate(parts))
+        for whole, *parts in zip(together, *halves, strict=True)
+    )
+
+
+def computes_the_same(call: Call, function: Function, autocast: str | None) -> bool:
+    """Whether what was traced gives what `call` gives, in training and in inference.
+
+    Outputs are compared, and what becomes of states, such as moving averages and seeds: both begin
+    with the same seeds, and so must draw the same numbers.
+
+    Args:
+        call: Of a layer.
+        function: From the call's inputs, and then their masks, to its outputs.
+        autocast: The dtype in which operations in it read weights, if it is another than theirs.
+    """
+    random = np.random.default_rng(0)
+    specs = [*call.inputs, *map(call.mask_spec, call.masked)]
+    values = [keras.ops.convert_to_tensor(_random_value(random, spec)) for spec in specs]
+    layer = call.operation
+
+    def called(training: bool) -> Any:
+        inputs = [keras.ops.copy(value) for value in values[: len(call.inputs)]]
+        for number, mask in zip(call.masked, values[len(call.inputs) :], strict=True):
+            set_keras_mask(inputs[number], mask)
+        args, kwargs = call.fill(inputs)
+        return layer(*args, **_in_mode(kwargs, training))
+
+    def traced(training: bool) -> Any:
+        with AutocastScope(autocast) if autocast else contextlib.nullcontext():
+            return evaluate(function, values, call.fixed.get("training", training))
+
+    for training in (False, True):
+        expected, found = (_run(layer, run, training) for run in (called, traced))
+        if [x.shape for x in expected] != [x.shape for x in found]:
+            return False
+        if not all(map(_close, expected, found)):
+            return False
+    return True
+
+
+def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[Any]:
+    """Runs a graph node by node, as its operators will: without masks that it does not show."""
+    tensors = {id(x): value for x, value in zip(function.inputs, inputs, strict=True)}
+    for node in nodes_of(function):
+        args, kwargs = node.arguments.fill_in(tensors)
+        if isinstance(node.operation, keras.Layer):
+            kwargs = _in_mode(kwargs, training)
+        outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+        for output in outputs:
+            set_keras_mask(output, None)
+        tensors.update(zip(map(id, node.outputs), outputs, strict=True))
+    return [tensors[id(x)] for x in function.outputs]
+
+
+def _in_mode(kwargs: dict[str, Any], training: bool) -> dict[str, Any]:
+    """Keyword arguments of a call in a mode, if they do not fix it. `training=None` does not."""
+    fixed = kwargs.get("training")
+    return {**kwargs, "training": training if fixed is None else fixed}
+
+
+def _run(layer: keras.Layer, run: Callable[[bool], Any], training: bool) -> list[np.ndarray]:
+    """Outputs, then what becomes of the variables, and the sum of losses of activities."""
+    variables = layer.variables
+    mapping = [(variable, variable.value) for variable in variables]
+    with StatelessScope(mapping, collect_losses=True, initialize_variables=False) as scope:
+        outputs = keras.tree.flatten(run(training))
+        states = [scope.get_current_value(variable) for variable in variables]
+    for inner in layer._flatten_layers():
+        inner._loss_ids -= set(map(id, scope.losses))
+    loss = np.sum([float(loss) for loss in scope.losses])
+    return [*map(keras.ops.convert_to_numpy, (*outputs, *states)), loss]
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.allclose(
+        a.astype("float64"), b.astype("float64"), rtol=1e-4, atol=1e-5, equal_nan=True
+    )
+
+
+def _random_value(
+    random: np.random.Generator, spec: TensorSpec, batch: int | None = None
+) -> np.ndarray:
+    shape = spec.shape if batch is None else (batch, *spec.shape[1:])
+    if spec.is_floating:
+        return random.normal(size=shape).astype(
+            "float32" if spec.dtype == "bfloat16" else spec.dtype
+        )
+    return random.integers(0, 2, size=shape).astype(spec.dtype)
