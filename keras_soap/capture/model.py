@@ -266,18 +266,20 @@ class GraphBuilder:
         opened = self.time_blocks and self.time_blocks.open(call, inputs)
         if opened is not None:
             return opened
+        outputs = registry.find(call.kind).output_specs(call.attributes, call.output_specs)
         number = self.add(
             call.name,
             call.kind,
             call.layer_name,
             [self.whole(tensor) for tensor in inputs],
-            call.output_specs,
+            outputs,
             call.attributes,
             call.layer,
             call.arguments,
             call.owner,
         )
-        return [Traced(TensorRef(number, i)) for i in range(len(call.output_specs))]
+        first = self.operators[number].first_made
+        return [Traced(TensorRef(number, i)) for i in range(first, len(outputs))]
 
     def spec(self, tensor: Traced) -> TensorSpec:
         """Of a tensor as a whole."""

@@ -273,7 +273,8 @@ class SoapStrategy(keras.callbacks.Callback):
             run.meshes[number],
             run.lowering.dimensions[number],
             run.strategy.configs[number],
-            len(operator.output.shape),
+            len(operator.output_specs[operator.first_made].shape),
+            operator.first_made,
         )
 
 

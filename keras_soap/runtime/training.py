@@ -159,7 +159,10 @@ class TrainingRun:
                 captured, lowering, strategy, self.device_names, self.store, training=False
             )
             tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            return [[trace.outputs[0] for trace in traces] for traces in tracer.traces]
+            return [
+                [trace.outputs[operator.first_made] for trace in traces]
+                for operator, traces in zip(captured.graph.operators, tracer.traces, strict=True)
+            ]
 
         return forward
 

@@ -91,7 +91,7 @@ CASES = {
         lambda: layers.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 4, 9, 16]), IMAGE
     ),
     # embedding
-    "embedding": of(lambda: layers.Embedding(5, 6), ((4, 6), "int32")),
+    "embedding": of(lambda: layers.Embedding(6, 8), ((4, 6), "int32")),
     "embedding of one word": of(lambda: layers.Embedding(5, 6), ((4,), "int64")),
     # recurrent
     "LSTM": of(lambda: layers.LSTM(4), (4, 3, 2)),
