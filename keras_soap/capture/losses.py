@@ -7,8 +7,10 @@
    them too, and the gradient goes to them.
 4. A loss of a prediction in blocks of steps is an operator for each block, if it has a value for
    each step. They are of one term: what they report is added up.
-5. Regularizers of activities are losses without a target (see `penalties`).
-6. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
+5. A cross-entropy whose logits are known can be split along the classes (see `operators.loss`). So
+   can accuracies; other metrics of its output are an operator that reads the prediction whole.
+6. Regularizers of activities are losses without a target (see `penalties`).
+7. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
 """
 
 import math
@@ -17,94 +19,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
-from keras.src.losses.loss import squeeze_or_expand_to_same_rank
+from keras.src.losses.losses import LossFunctionWrapper
+from keras.src.metrics.reduction_metrics import MeanMetricWrapper
 
 from keras_soap.capture import penalties
+from keras_soap.capture.loss_terms import (
+    MEANS,
+    WEIGHTED_MEAN,
+    CrossEntropyTerm,
+    LossTerm,
+    MetricTerm,
+    loss_values,
+    report_dtype,
+)
 from keras_soap.capture.model import CapturedModel, GraphBuilder, function_of
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
-
-_MEANS = ("sum_over_batch_size", "mean")
-
-
-@dataclass(frozen=True)
-class LossTerm:
-    """One loss of one output, with the metrics of that output.
-
-    Attributes:
-        loss: The Keras loss.
-        weight: Its weight in the total.
-        tracker: The metric that Keras tracks it with, where there are several losses.
-        metrics: Metrics of the output; `(metric, whether it takes sample weights)`.
-        num_values: Unreduced loss values of a whole batch.
-        values_shape: Shape of those of one sample.
-        reads_logits: Whether the last input is the logits of the prediction.
-        reads_weights: Whether the third input is sample weights.
-    """
-
-    loss: keras.losses.Loss
-    weight: float
-    tracker: keras.metrics.Metric | None
-    metrics: tuple[tuple[keras.metrics.Metric, bool], ...]
-    num_values: int
-    values_shape: tuple[int, ...]
-    reads_logits: bool
-    reads_weights: bool
-
-    def partial(self, inputs: Sequence[Any]) -> Any:
-        """What a part adds to the loss, not yet weighted: a scalar."""
-        loss = self.loss
-        y_pred, y_true = inputs[:2]
-        sample_weight = inputs[2] if self.reads_weights else None
-        if self.reads_logits:
-            # Where Keras's cross-entropies look for logits. On a copy: the tensor itself may
-            # be the very output of the softmax, and others read it.
-            y_pred = tf.identity(y_pred)
-            y_pred._keras_logits = inputs[-1]
-        values = loss_values(loss, y_true, y_pred)
-        if sample_weight is not None:
-            weights = keras.ops.cast(sample_weight, values.dtype)
-            values, weights = squeeze_or_expand_to_same_rank(values, weights)
-            values = values * weights
-        total = keras.ops.sum(values)
-        if loss.reduction in _MEANS:
-            total = total / keras.ops.cast(self.num_values, total.dtype)
-        return total
-
-    def metric_states(self, inputs: Sequence[Any]) -> list[Any]:
-        """What a part adds to the state of each metric: all variables of all metrics, flat."""
-        y_pred, y_true = inputs[:2]
-        # Means are of samples: a sample's mean over some of its values counts for as many of them.
-        here = math.prod(y_pred.shape[1 : 1 + len(self.values_shape)])
-        share = here / math.prod(self.values_shape)
-        added = []
-        for metric, weighted in self.metrics:
-            zeros = [keras.ops.zeros(v.shape, v.dtype) for v in metric.variables]
-            weights = [inputs[2]] if weighted and self.reads_weights else []
-            states = metric.stateless_update_state(zeros, y_true, y_pred, *weights)
-            is_mean = isinstance(metric, keras.metrics.Mean)
-            added += [state * share for state in states] if is_mean else states
-        return added
-
-    @property
-    def metric_variables(self) -> list[keras.Variable]:
-        return [variable for metric, _ in self.metrics for variable in metric.variables]
-
-    @property
-    def report_elements(self) -> int:
-        """Elements of what a part reports: its loss, and what it adds to metrics."""
-        return 1 + sum(int(np.prod(v.shape)) for v in self.metric_variables)
-
-
-def loss_values(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> Any:
-    """Unreduced values of a Keras loss, after the conversions of `Loss.__call__`."""
-    y_pred = keras.ops.convert_to_tensor(y_pred, dtype=loss.dtype)
-    y_true = keras.ops.convert_to_tensor(y_true, dtype=loss.dtype)
-    return keras.ops.convert_to_tensor(loss.call(y_true, y_pred), dtype=loss.dtype)
-
 
 @dataclass(frozen=True)
 class CapturedStep:
@@ -115,15 +46,17 @@ class CapturedStep:
         targets: Operator numbers of the targets, flat; None where a target is not used.
         sample_weights: Operator numbers of the sample weights, flat; empty without them.
         losses: For each loss the numbers of its operators.
+        metrics: Likewise for metrics that are operators of their own.
     """
 
     model: CapturedModel
     targets: tuple[int | None, ...]
     sample_weights: tuple[int, ...]
     losses: tuple[tuple[int, ...], ...]
+    metrics: tuple[tuple[int, ...], ...] = ()
 
-    def term(self, number: int) -> LossTerm:
-        """The loss term of operator `number`; or an `ActivityTerm`, which has what is used here."""
+    def term(self, number: int) -> Any:
+        """The `LossTerm`, `MetricTerm` or `ActivityTerm` of operator `number`."""
         return self.model.layers[number]
 
 
@@ -168,7 +101,8 @@ def capture_step(
     pairs = _pair(compile_loss, structure, targets)
     metrics = _metrics_by_output(model, len(outputs))
     trackers = compile_loss.metrics or [None] * len(pairs)
-    losses = []
+    losses: list[tuple[int, ...]] = []
+    more_metrics: list[tuple[int, ...]] = []
     masks = [keras.src.backend.get_keras_mask(x) for x in function_of(model).outputs]
     for (prediction, target, loss, weight, name), tracker in zip(pairs, trackers, strict=True):
         if masks[prediction] is not None:
@@ -185,11 +119,10 @@ def capture_step(
         # Losses have the names of output layers, which may be automatic ones.
         name = builder.operator_names.get(name, name)
         term_metrics = metrics.pop(prediction, ())
-        losses.append(
-            _add_loss(
-                builder, name, read, loss, 1.0 if weight is None else weight, tracker, term_metrics
-            )
-        )
+        output = _Output(builder, name, read, loss, bool(weight_refs), False)
+        of_loss, of_metrics = output.add(1.0 if weight is None else weight, tracker, term_metrics)
+        losses.append(of_loss)
+        more_metrics += [of_metrics] if of_metrics else []
     losses += penalties.add_activity_losses(builder)
     penalties.check_all_captured(model, builder)
     if any(metrics.values()):
@@ -202,78 +135,199 @@ def capture_step(
         tuple(target_numbers),
         tuple(weight_numbers),
         tuple(losses),
+        tuple(more_metrics),
     )
 
 
-def _add_loss(
-    builder: GraphBuilder,
-    name: str,
-    read: Sequence[Traced],
-    loss: keras.losses.Loss,
-    weight: float,
-    tracker: Any,
-    metrics: tuple[tuple[keras.metrics.Metric, bool], ...],
-) -> tuple[int, ...]:
-    if loss.reduction not in (*_MEANS, "sum"):
-        raise CaptureError(
-            f"Loss {name!r} has reduction={loss.reduction!r}, which cannot be summed over parts. "
-            "Use 'sum_over_batch_size' or 'sum'."
+class _Output:
+    """An output with a loss, while its operators are added.
+
+    Args:
+        builder: Adds them.
+        name: Of the loss.
+        read: Prediction, target and, if there are, sample weights and mask.
+        loss: The Keras loss.
+        reads_weights: Whether there are sample weights.
+        reads_mask: Whether there is a mask.
+    """
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        name: str,
+        read: Sequence[Traced],
+        loss: keras.losses.Loss,
+        reads_weights: bool,
+        reads_mask: bool,
+    ):
+        if loss.reduction not in (*MEANS, WEIGHTED_MEAN, "sum"):
+            raise CaptureError(
+                f"Loss {name!r} has reduction={loss.reduction!r}, which cannot be summed over "
+                "parts. Use 'sum_over_batch_size' or 'sum'."
+            )
+        self.builder, self.name, self.loss = builder, name, loss
+        self.reads_weights, self.reads_mask = reads_weights, reads_mask
+        self.specs = [builder.spec(tensor) for tensor in read]
+        y_pred, y_true = (keras.KerasTensor(spec.shape, spec.dtype) for spec in self.specs[:2])
+        values = keras.src.backend.compute_output_spec(
+            lambda t, p: loss_values(loss, t, p), y_true, y_pred
         )
-    specs = [builder.spec(tensor) for tensor in read]
-    y_pred, y_true = (keras.KerasTensor(spec.shape, spec.dtype) for spec in specs[:2])
-    values = keras.src.backend.compute_output_spec(
-        lambda t, p: loss_values(loss, t, p), y_true, y_pred
-    )
-    shape = tuple(int(size) for size in values.shape)
-    if not shape or shape[0] != builder.batch_size:
-        raise CaptureError(
-            f"Loss {name!r} gives values of shape {shape} for a batch of {builder.batch_size}. "
-            "Let it return one value for each sample; Keras takes the mean."
+        self.dtype = keras.backend.standardize_dtype(values.dtype)
+        self.shape = tuple(int(size) for size in values.shape)
+        if not self.shape or self.shape[0] != builder.batch_size:
+            raise CaptureError(
+                f"Loss {name!r} gives values of shape {self.shape} for a batch of "
+                f"{builder.batch_size}. Let it return one value for each sample; Keras takes the "
+                "mean."
+            )
+        if reads_mask and self.specs[-1].shape != self.shape:
+            raise CaptureError(
+                f"Output {name!r} has a mask of shape {self.specs[-1].shape}, but its loss has "
+                f"values of shape {self.shape}. Let the loss give a value for each step."
+            )
+        self.blocks = self._blocks(read)
+
+    def add(
+        self,
+        weight: float,
+        tracker: Any,
+        metrics: tuple[tuple[keras.metrics.Metric, bool], ...],
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Adds operators for the loss, and for metrics that are none of its business."""
+        logits = [_logits(self.builder, refs[0], self.loss) for refs in self.blocks]
+        splits_classes = self._splits_classes(logits)
+        here = tuple(pair for pair in metrics if not splits_classes or _finds_classes(pair[0]))
+        elsewhere = tuple(pair for pair in metrics if pair not in here)
+        shared = (self.reads_weights, self.reads_mask, report_dtype(self.dtype))
+        of_loss = (self.loss, float(weight), tracker, math.prod(self.shape))
+        shape = (self.shape[0], *self._block_shape)
+        attributes: dict[str, Any] = {}
+        if splits_classes:
+            is_logits = logits[0] is None
+            is_sparse = _function(self.loss).startswith("sparse")
+            term = CrossEntropyTerm(
+                here, self.shape[1:], *shared, *of_loss, None if is_logits else 0, is_sparse
+            )
+            attributes |= {"is_sparse": is_sparse, "finds_classes": bool(here)}
+            shape = (*shape, self.specs[0].shape[-1])
+            inputs = [
+                (refs[0] if of_block is None else of_block, *refs[1:])
+                for refs, of_block in zip(self.blocks, logits, strict=True)
+            ]
+        else:
+            at = None if logits[0] is None else len(self.blocks[0])
+            term = LossTerm(here, self.shape[1:], *shared, *of_loss, at)
+            inputs = [
+                refs if of_block is None else (*refs, of_block)
+                for refs, of_block in zip(self.blocks, logits, strict=True)
+            ]
+        attributes |= {
+            "loss": _function(self.loss) or type(self.loss).__name__,
+            "weight": term.weight,
+            "report_bytes": term.report_bytes,
+            # The prediction, where the loss is of its logits.
+            "constant_inputs": [0] if term.logits_at else [],
+            "is_normalized": term.is_normalized,
+        }
+        kind = "cross_entropy" if splits_classes else "loss"
+        losses = self._add_all("loss", kind, inputs, shape, attributes, term)
+        if not elsewhere:
+            return losses, ()
+        of_metrics = MetricTerm(elsewhere, self.shape[1:], *shared)
+        attributes = {
+            "report_bytes": of_metrics.report_bytes,
+            "constant_inputs": [0],
+            "metrics": [metric.name for metric, _ in elsewhere],
+        }
+        shape = (self.shape[0], *self._block_shape)
+        return losses, self._add_all(
+            "metrics", "metrics", self.blocks, shape, attributes, of_metrics
         )
-    values_shape = shape[1:]
-    prediction, count = read[0], len(read[0].blocks)
-    steps = [spec.shape[1:2] == shape[1:2] for spec in specs]
-    if prediction.whole is None and shape[1:2] and all(steps[:2]):
-        assert builder.time_blocks is not None
-        shape = (shape[0], shape[1] // count, *shape[2:])
+
+    def _blocks(self, read: Sequence[Traced]) -> list[tuple[TensorRef, ...]]:
+        """What each operator reads: one for each block of steps, or one for all."""
+        prediction, count = read[0], len(read[0].blocks)
+        steps = [spec.shape[1:2] == self.shape[1:2] for spec in self.specs]
+        # What a loss is divided by is added up over the parts of one operator.
+        adds_up = not self.reads_mask and self.loss.reduction in (*MEANS, "sum")
+        adds_up &= getattr(self.loss, "_fn_kwargs", {}).get("ignore_class") is None
+        self._block_shape = self.shape[1:]
+        if prediction.whole is not None or not self.shape[1:2] or not all(steps[:2]) or not adds_up:
+            return [tuple(self.builder.whole(tensor) for tensor in read)]
+        assert self.builder.time_blocks is not None
+        self._block_shape = (self.shape[1] // count, *self.shape[2:])
         by_input = [
-            builder.time_blocks.cut(tensor) if has_steps else (builder.whole(tensor),) * count
+            self.builder.time_blocks.cut(tensor)
+            if has_steps
+            else (self.builder.whole(tensor),) * count
             for tensor, has_steps in zip(read, steps, strict=True)
         ]
-        names = [f"loss/{name}/block_{number}" for number in range(count)]
-    else:
-        by_input = [(builder.whole(tensor),) for tensor in read]
-        names = [f"loss/{name}"]
-    logits = [_logits(builder, ref, loss) for ref in by_input[0]]
-    term = LossTerm(
-        loss,
-        float(weight),
-        tracker,
-        metrics,
-        len(names) * math.prod(shape),
-        values_shape,
-        reads_logits=logits[0] is not None,
-        reads_weights=len(read) == 3,
-    )
-    spec = TensorSpec(shape, keras.backend.standardize_dtype(values.dtype))
-    attributes = {
-        "loss": getattr(getattr(loss, "fn", None), "__name__", type(loss).__name__),
-        "weight": term.weight,
-        "report_bytes": 4 * term.report_elements,
-        "constant_inputs": [0] if term.reads_logits else [],
-    }
-    return tuple(
-        builder.add(
-            name,
-            "loss",
-            "",
-            refs if of_block is None else (*refs, of_block),
-            (spec,),
-            attributes,
-            term,
+        return list(zip(*by_input, strict=True))
+
+    def _splits_classes(self, logits: Sequence[TensorRef | None]) -> bool:
+        """Whether the loss is a cross-entropy of logits that are at hand."""
+        loss, (y_pred, y_true) = self.loss, self.specs[:2]
+        kinds = (
+            LossFunctionWrapper,
+            keras.losses.SparseCategoricalCrossentropy,
+            keras.losses.CategoricalCrossentropy,
         )
-        for name, of_block, *refs in zip(names, logits, *by_input, strict=True)
+        given = getattr(loss, "_fn_kwargs", {})
+        if type(loss) not in kinds or _CROSS_ENTROPIES.get(_function(loss)) != "softmax":
+            return False
+        if logits[0] is None and not given.get("from_logits"):
+            return False
+        if given.get("axis", -1) not in (-1, len(y_pred.shape) - 1) or y_pred.shape[-1] == 1:
+            return False
+        labels = (self.shape, (*self.shape, 1))
+        if not _function(loss).startswith("sparse"):
+            labels = (y_pred.shape,)
+        return (
+            y_pred.shape[:-1] == self.shape
+            and y_true.shape in labels
+            and self.dtype in ("float32", "float64")
+        )
+
+    def _add_all(
+        self,
+        prefix: str,
+        kind: str,
+        inputs: Sequence[Sequence[TensorRef]],
+        shape: tuple[int, ...],
+        attributes: dict[str, Any],
+        term: MetricTerm,
+    ) -> tuple[int, ...]:
+        several = len(inputs) > 1
+        return tuple(
+            self.builder.add(
+                f"{prefix}/{self.name}/block_{number}" if several else f"{prefix}/{self.name}",
+                kind,
+                "",
+                refs,
+                (TensorSpec(shape, self.dtype),),
+                attributes,
+                term,
+            )
+            for number, refs in enumerate(inputs)
+        )
+
+
+def _finds_classes(metric: keras.metrics.Metric) -> bool:
+    """Whether a metric asks of a prediction for its largest class, and for nothing else."""
+    functions = (
+        keras.metrics.sparse_categorical_accuracy,
+        keras.metrics.categorical_accuracy,
     )
+    return (
+        isinstance(metric, MeanMetricWrapper)
+        and type(metric).update_state is MeanMetricWrapper.update_state
+        and metric._fn in functions
+    )
+
+
+def _function(loss: Any) -> str:
+    """Name of the function that a loss wraps, or nothing."""
+    return getattr(getattr(loss, "fn", None), "__name__", "")
 
 
 _CROSS_ENTROPIES = {
@@ -285,11 +339,12 @@ _CROSS_ENTROPIES = {
 
 def _logits(builder: GraphBuilder, prediction: TensorRef, loss: Any) -> TensorRef | None:
     """What the prediction is a softmax or sigmoid of, if the loss is its cross-entropy."""
-    function = getattr(getattr(loss, "fn", None), "__name__", "")
-    wanted = _CROSS_ENTROPIES.get(function)
+    wanted = _CROSS_ENTROPIES.get(_function(loss))
     operator = builder.operators[prediction.operator]
     attributes = operator.attributes
-    if wanted is None or getattr(loss, "_fn_kwargs", {}).get("from_logits"):
+    given = getattr(loss, "_fn_kwargs", {})
+    # Keras loses sight of the logits where it leaves out a class.
+    if wanted is None or given.get("from_logits") or given.get("ignore_class") is not None:
         return None
     layer = builder.layers[prediction.operator]
     is_activation = operator.kind != "dense" and attributes.get("activation") == wanted

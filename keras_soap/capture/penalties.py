@@ -14,9 +14,10 @@ import keras
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.symbolic_scope import SymbolicScope
 
+from keras_soap.capture.loss_terms import report_dtype
 from keras_soap.capture.model import GraphBuilder, function_of
 from keras_soap.errors import CaptureError
-from keras_soap.graph.operator_graph import TensorSpec
+from keras_soap.graph.operator_graph import TensorSpec, dtype_bytes
 
 
 def adds_up(regularizer: Any) -> bool:
@@ -41,17 +42,14 @@ class ActivityTerm:
     tracker: ClassVar[None] = None
     metrics: ClassVar[tuple] = ()
     metric_variables: ClassVar[tuple] = ()
-    reads_logits: ClassVar[bool] = False
-    reads_weights: ClassVar[bool] = False
 
-    def partial(self, inputs: Any) -> Any:
-        """What a part adds to the loss: a scalar."""
+    def result(self, inputs: Any, normalizer: Any) -> tuple[Any, Any]:
+        """What a part adds to the loss, and its report of that."""
+        del normalizer
         value = self.loss(inputs[0])
-        return value / keras.ops.cast(self.batch_size, value.dtype)
-
-    def metric_states(self, inputs: Any) -> list[Any]:
-        """What a part adds to metrics: there are none."""
-        return []
+        value = value / keras.ops.cast(self.batch_size, value.dtype)
+        dtype = report_dtype(keras.backend.standardize_dtype(value.dtype))
+        return value, keras.ops.reshape(keras.ops.cast(value, dtype), [1])
 
 
 def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
@@ -79,7 +77,7 @@ def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
                     {
                         "loss": type(regularizer).__name__,
                         "weight": term.weight,
-                        "report_bytes": 4,
+                        "report_bytes": dtype_bytes(report_dtype(of_output.dtype)),
                         "constant_inputs": [],
                     },
                     term,

@@ -16,6 +16,7 @@ from keras_soap.operators.rule import (
     Rule,
     axis_dimensions,
 )
+from keras_soap.operators.softmax import OverAxis
 
 _OPERATIONS = (  # noqa: SIM905
     # keras.ops.numpy, of one tensor
@@ -85,8 +86,8 @@ class Identity(Rule):
         return PartResult(tuple(call.inputs))
 
 
-class Activation(Rule):
-    """Activation layers; what the activation normalizes over stays whole."""
+class Activation(OverAxis):
+    """Activation layers; what others than a softmax normalize over stays whole."""
 
     kind = "activation"
     layers = ("Activation",)
@@ -95,27 +96,15 @@ class Activation(Rule):
         return unknown_activation(attributes)
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        return axis_dimensions(operator, skip=unsplit_axes(operator.attributes))
+        whole = () if self.axis(operator) is not None else unsplit_axes(operator.attributes)
+        return axis_dimensions(operator, skip=whole)
 
+    def axis(self, operator: Operator) -> int | None:
+        is_softmax = operator.attributes.get("activation") in ("softmax", "log_softmax")
+        return len(operator.output.shape) - 1 if is_softmax else None
 
-class Normalizing(Rule):
-    """Softmax and its like: axes that are normalized over stay whole."""
-
-    kind = "softmax"
-    layers = ("Softmax", "LogSoftmax", "Sparsemax", "UnitNormalization")
-
-    def refuses(self, attributes, inputs, output):
-        if attributes.get("axis", -1) is None:
-            return "it normalizes over all axes"
-        return None
-
-    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        axis = operator.attributes.get("axis", -1)
-        return axis_dimensions(operator, skip=axis if isinstance(axis, list) else (axis,))
-
-    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
-        # A maximum, a difference, an exponential (about 8), a sum and a quotient.
-        return 12.0 * volume(regions)
+    def is_log(self, operator: Operator) -> bool:
+        return operator.attributes["activation"] == "log_softmax"
 
 
 class PReLU(Rule):

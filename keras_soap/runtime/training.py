@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
-from keras_soap.capture.losses import CapturedStep, LossTerm
+from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import CapturedModel
 from keras_soap.operators.rule import DimensionKind
 from keras_soap.runtime import collectives, layouts
@@ -188,24 +188,23 @@ class TrainingRun:
         device = self.device_names[REPORT_DEVICE]
         total = []
         with tf.name_scope("report"):
+            batch_size = step.model.graph.batch_size
             for numbers in step.losses:
                 term = step.term(numbers[0])
-                arrived = []
-                parts = [
-                    pair
-                    for number in numbers
-                    for pair in zip(tracer.traces[number], tracer.devices(number), strict=True)
-                ]
-                for trace, source in parts:
-                    with tf.device(source):
-                        report = _pack(trace.outputs[0], term, trace.inputs)
-                    arrived.append(report if source == device else collectives.move(report, device))
+                report = _summed_report(numbers, tracer, device)
                 with tf.device(device):
-                    value = _unpack(tf.add_n(arrived), term, step.model.graph.batch_size)
-                    total.append(value * term.weight)
+                    loss = report[0]
+                    _add_states(report[1:], term.metric_variables)
+                    if term.tracker is not None:
+                        term.tracker.update_state(loss, sample_weight=batch_size)
+                    total.append(loss * term.weight)
+            for numbers in step.metrics:
+                report = _summed_report(numbers, tracer, device)
+                with tf.device(device):
+                    _add_states(report, step.term(numbers[0]).metric_variables)
             total += self.penalties.values(device)
             with tf.device(device):
-                batch_size = step.model.graph.batch_size
+                total = [tf.cast(value, total[0].dtype) for value in total]
                 self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)
                 return self.model.get_metrics_result()
 
@@ -287,25 +286,27 @@ def _sum(gradients: list[Any]) -> Any:
     return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
 
 
-def _pack(loss: tf.Tensor, term: LossTerm, inputs: Sequence[Any]) -> tf.Tensor:
-    """One float32 vector of what a part reports: its loss, and what it adds to metrics."""
-    states = term.metric_states(inputs)
-    flat = [tf.reshape(tf.cast(value, tf.float32), [-1]) for value in (loss, *states)]
-    return tf.concat(flat, 0)
+def _summed_report(numbers: Sequence[int], tracer: StepTracer, device: str) -> tf.Tensor:
+    """What all parts of some operators report, on `device`."""
+    arrived = []
+    for number in numbers:
+        for trace, source in zip(tracer.traces[number], tracer.devices(number), strict=True):
+            assert trace.report is not None
+            arrived.append(
+                trace.report if source == device else collectives.move(trace.report, device)
+            )
+    with tf.device(device):
+        return tf.add_n(arrived)
 
 
-def _unpack(report: tf.Tensor, term: LossTerm, batch_size: int) -> tf.Tensor:
-    """Adds a whole report to Keras's metrics; gives the loss."""
-    start = 1
-    for variable in term.metric_variables:
+def _add_states(added: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
+    """Adds to Keras's metrics what all parts have for their variables, flat."""
+    start = 0
+    for variable in variables:
         size = math.prod(variable.shape)
-        added = tf.reshape(report[start : start + size], variable.shape)
-        variable.assign_add(tf.cast(added, variable.dtype))
+        value = tf.reshape(added[start : start + size], variable.shape)
+        variable.assign_add(tf.cast(value, variable.dtype))
         start += size
-    loss = report[0]
-    if term.tracker is not None:
-        term.tracker.update_state(loss, sample_weight=batch_size)
-    return loss
 
 
 def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
