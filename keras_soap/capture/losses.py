@@ -37,6 +37,7 @@ from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
 
+
 @dataclass(frozen=True)
 class CapturedStep:
     """A captured model with its losses: all that a training step computes.

@@ -185,7 +185,9 @@ def _normalizer(call: PartCall) -> Any:
     """What all parts have added up, if the loss is divided by it; None for its own."""
     is_whole = all(
         stop - start == size
-        for (start, stop), size in zip(call.part.output, call.part.operator.output.shape, strict=True)
+        for (start, stop), size in zip(
+            call.part.output, call.part.operator.output.shape, strict=True
+        )
     )
     return call.combined[0][0] if _is_normalized(call) and not is_whole else None
 

@@ -24,7 +24,6 @@ from keras_soap.operators.computation import read_variables
 from keras_soap.operators.rule import Dimension, Part, PartCall
 from keras_soap.tasks.lowering import Lowering, OperatorBlock
 
-
 REDUCTIONS = {
     "sum": tf.add_n,
     "max": lambda tensors: tf.stop_gradient(tf.reduce_max(tf.stack(tensors), axis=0)),
@@ -237,9 +236,7 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
             target += _weighted(made, own)
     gradients = dict(zip(map(id, flat), tape.gradient(target, flat), strict=True))
     for index, (part, result) in enumerate(zip(parts, results, strict=True)):
-        for whole, made, regions in zip(
-            outcome.outputs, outputs[index], regions_made, strict=True
-        ):
+        for whole, made, regions in zip(outcome.outputs, outputs[index], regions_made, strict=True):
             box = _slices(regions[index])
             assert made.shape == whole[box].shape, f"{part} makes {made.shape}"
             if operator.first_made and not np.isnan(whole[box]).any():
