@@ -48,7 +48,9 @@ class Embedding(Rule):
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         made = operator.output_specs[operator.first_made]
         names = (*default_names(len(made.shape))[:-1], "embedding")
-        kinds = dict.fromkeys(("embedding", "vocabulary"), DimensionKind.PARAMETER)
+        kinds: dict[str, DimensionKind] = dict.fromkeys(
+            ("embedding", "vocabulary"), DimensionKind.PARAMETER
+        )
         if not operator.first_made:
             return axis_dimensions(operator, names, kinds)
         *axes, vocabulary = axis_dimensions(operator, (*names, "vocabulary"), kinds)
@@ -92,7 +94,7 @@ class Embedding(Rule):
         is_here = after & before
         vectors = tf.gather(table, tf.where(is_here, words - start, 0))
         vectors = tf.cast(vectors, operator.output_specs[1].dtype)
-        vectors = tf.where(is_here[..., None], vectors, tf.zeros([], vectors.dtype))
+        vectors = tf.where(tf.expand_dims(is_here, -1), vectors, tf.zeros([], vectors.dtype))
         return tf.reshape(vectors, [-1])
 
     def shrink(self, part: Part) -> dict[str, Any]:
