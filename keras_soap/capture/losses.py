@@ -9,8 +9,9 @@
    each step. They are of one term: what they report is added up.
 5. A cross-entropy whose logits are known can be split along the classes (see `operators.loss`). So
    can accuracies; other metrics of its output are an operator that reads the prediction whole.
-6. Regularizers of activities are losses without a target (see `penalties`).
-7. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
+6. Where an output has a mask, its loss and metrics read it, and are means over what it leaves.
+7. Regularizers of activities are losses without a target (see `penalties`).
+8. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
 """
 
 import math
@@ -32,7 +33,7 @@ from keras_soap.capture.loss_terms import (
     loss_values,
     report_dtype,
 )
-from keras_soap.capture.model import CapturedModel, GraphBuilder, function_of
+from keras_soap.capture.model import CapturedModel, GraphBuilder
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
@@ -104,23 +105,19 @@ def capture_step(
     trackers = compile_loss.metrics or [None] * len(pairs)
     losses: list[tuple[int, ...]] = []
     more_metrics: list[tuple[int, ...]] = []
-    masks = [keras.src.backend.get_keras_mask(x) for x in function_of(model).outputs]
+    masks = builder.add_masks()
     for (prediction, target, loss, weight, name), tracker in zip(pairs, trackers, strict=True):
-        if masks[prediction] is not None:
-            raise CaptureError(
-                f"Output {name!r} has a mask, which its loss would have to be averaged over. Leave "
-                "out Masking and mask_zero=True, and pass sample weights that are 0 where the "
-                "mask would be."
-            )
         weight_refs = []
         if weight_numbers:
             position = prediction if len(weight_numbers) == len(outputs) else 0
             weight_refs = [Traced(TensorRef(weight_numbers[position]))]
+        mask = masks[prediction]
         read = [outputs[prediction], Traced(TensorRef(target_numbers[target])), *weight_refs]
+        read += [] if mask is None else [mask]
         # Losses have the names of output layers, which may be automatic ones.
         name = builder.operator_names.get(name, name)
         term_metrics = metrics.pop(prediction, ())
-        output = _Output(builder, name, read, loss, bool(weight_refs), False)
+        output = _Output(builder, name, read, loss, bool(weight_refs), mask is not None)
         of_loss, of_metrics = output.add(1.0 if weight is None else weight, tracker, term_metrics)
         losses.append(of_loss)
         more_metrics += [of_metrics] if of_metrics else []
@@ -187,6 +184,12 @@ class _Output:
                 f"values of shape {self.shape}. Let the loss give a value for each step."
             )
         self.blocks = self._blocks(read)
+        self.logits = [_logits(builder, refs[0], loss) for refs in self.blocks]
+        if self.logits == [None] and read[0].blocks:
+            of_blocks = [_logits(builder, ref, loss) for ref in read[0].blocks]
+            found = tuple(ref for ref in of_blocks if ref is not None)
+            if len(found) == len(of_blocks):
+                self.logits = [builder.whole(Traced(blocks=found))]
 
     def add(
         self,
@@ -195,8 +198,7 @@ class _Output:
         metrics: tuple[tuple[keras.metrics.Metric, bool], ...],
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Adds operators for the loss, and for metrics that are none of its business."""
-        logits = [_logits(self.builder, refs[0], self.loss) for refs in self.blocks]
-        splits_classes = self._splits_classes(logits)
+        logits, splits_classes = self.logits, self._splits_classes()
         here = tuple(pair for pair in metrics if not splits_classes or _finds_classes(pair[0]))
         elsewhere = tuple(pair for pair in metrics if pair not in here)
         shared = (self.reads_weights, self.reads_mask, report_dtype(self.dtype))
@@ -265,7 +267,7 @@ class _Output:
         ]
         return list(zip(*by_input, strict=True))
 
-    def _splits_classes(self, logits: Sequence[TensorRef | None]) -> bool:
+    def _splits_classes(self) -> bool:
         """Whether the loss is a cross-entropy of logits that are at hand."""
         loss, (y_pred, y_true) = self.loss, self.specs[:2]
         kinds = (
@@ -276,7 +278,7 @@ class _Output:
         given = getattr(loss, "_fn_kwargs", {})
         if type(loss) not in kinds or _CROSS_ENTROPIES.get(_function(loss)) != "softmax":
             return False
-        if logits[0] is None and not given.get("from_logits"):
+        if self.logits[0] is None and not given.get("from_logits"):
             return False
         if given.get("axis", -1) not in (-1, len(y_pred.shape) - 1) or y_pred.shape[-1] == 1:
             return False

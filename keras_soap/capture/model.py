@@ -116,9 +116,19 @@ class GraphBuilder:
             inputs.append(self.add_input(tensor.name if is_named else "input", spec))
             tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
         self._trace(function, tensors, "", None)
+        self._function, self._tensors = function, tensors
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
         return inputs, outputs, structure
+
+    def add_masks(self) -> list[Traced | None]:
+        """Masks of the outputs of the model that was added; None where there is none."""
+        masks = [keras.src.backend.get_keras_mask(x) for x in self._function.outputs]
+        # Those that no layer reads are no part of the model's own graph.
+        unread = [x for x in masks if x is not None and id(x) not in self._tensors]
+        if unread:
+            self._trace(Function(self._function.inputs, unread), self._tensors, "", None)
+        return [None if x is None else self._tensors[id(x)] for x in masks]
 
     def add_input(self, name: str, spec: TensorSpec) -> int:
         """Adds a tensor that every step brings anew."""
@@ -186,10 +196,15 @@ class GraphBuilder:
         prefix: str,
         training: bool | None,
     ) -> None:
-        """Adds the calls in `function`; `training` is the mode that an enclosing call fixes."""
+        """Adds the calls in `function` that are not there yet.
+
+        `training` is the mode that an enclosing call fixes.
+        """
         for depth in sorted(function._nodes_by_depth, reverse=True):
             for node in function._nodes_by_depth[depth]:
                 if node.is_input or any(id(x) not in tensors for x in node.input_tensors):
+                    continue
+                if all(id(x) in tensors for x in node.outputs):
                     continue
                 inputs = [tensors[id(x)] for x in node.input_tensors]
                 operation = node.operation
@@ -206,6 +221,7 @@ class GraphBuilder:
                     within = {id(x): t for x, t in zip(inner.inputs, inputs, strict=True)}
                     self._trace(inner, within, f"{prefix}{operation.name}/", mode)
                     outputs = [within[id(x)] for x in inner.outputs]
+                    _check_made_masks(operation, inner)
                 else:
                     outputs = self._add_node(node, inputs, prefix, mode)
                 tensors.update(zip(map(id, node.outputs), outputs, strict=True))
@@ -370,6 +386,19 @@ def _check_masks(operation: Any, inputs: Sequence[Any]) -> None:
             f"Layer {operation.name!r} of type {type(operation).__name__} is called on a tensor "
             "with a mask, which it may look for inside of itself. Leave out Masking and "
             "mask_zero=True before it, and pass sample weights or an attention_mask."
+        )
+
+
+def _check_made_masks(model: keras.Model, function: Function) -> None:
+    """Raises `CaptureError` if a nested model makes masks that the graph around it does not show.
+
+    Keras forgets them when the model around it is made, and finds them again when it runs.
+    """
+    if any(keras.src.backend.get_keras_mask(x) is not None for x in function.outputs):
+        raise CaptureError(
+            f"Nested model {model.name!r} gives its output a mask, which layers after it may read "
+            "but the graph around it does not show. Call its layers in the outer model, or leave "
+            "out Masking and mask_zero=True in it."
         )
 
 
