@@ -23,6 +23,7 @@ from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.utils.naming import to_snake_case
 
+from keras_soap.capture.added_losses import kind_of_losses
 from keras_soap.capture.time_blocks import Arguments, LayerCall, TimeBlocks, Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import (
@@ -34,6 +35,7 @@ from keras_soap.graph.operator_graph import (
 )
 from keras_soap.operators import registry
 from keras_soap.operators.computation import read_variables, without_values
+from keras_soap.operators.fallback import ADDED_LOSSES
 
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "Conv1D", "Conv2D", "Conv3D"})
 _READ_MASKS = frozenset({"Multiply", "Minimum", "Maximum", "Lambda"})
@@ -103,6 +105,8 @@ class GraphBuilder:
         """By the name of a layer that of its operators, without what tells several apart."""
         self.activities: list[tuple[str, Any, Traced]] = []
         """Of calls with an activity regularizer: name of the call, layer, each of the outputs."""
+        self.added_losses: list[tuple[str, keras.Layer, Traced]] = []
+        """Of calls that add losses: name of the call, layer, and the losses."""
         self.time_blocks = None if time_chunk is None else TimeBlocks(self, time_chunk)
 
     def add_model(self, model: keras.Model) -> tuple[list[int], list[Traced], Any]:
@@ -239,6 +243,13 @@ class GraphBuilder:
         outputs = tuple(self._spec(x, f"output of {operation.name}") for x in made)
         layer, activation = _without_activation(operation, args, kwargs)
         attributes = _attributes(layer, node.arguments) | fixed
+        adds = None
+        if isinstance(operation, keras.Layer):
+            random = np.random.default_rng(0)
+            values = [_random_value(random, spec, 4) for spec in specs]
+            adds = kind_of_losses(operation, arguments, values)
+        if adds is not None:
+            attributes[ADDED_LOSSES] = adds
         name = self._stable_name(operation, prefix)
         traced = self._add_call(
             LayerCall(
@@ -273,7 +284,9 @@ class GraphBuilder:
                 ),
                 traced,
             )
-        if getattr(operation, "activity_regularizer", None) is not None:
+        if adds is not None:
+            self.added_losses.append((name, operation, traced.pop()))
+        elif getattr(operation, "activity_regularizer", None) is not None:
             self.activities += [(name, operation, output) for output in traced]
         return traced
 
@@ -501,7 +514,8 @@ def _kind(
     takes_mask: bool,
 ) -> str:
     # Rules know nothing of masks.
-    if not takes_mask and type(operation).__module__.split(".")[0] == "keras":
+    is_keras = type(operation).__module__.split(".")[0] == "keras"
+    if not takes_mask and is_keras and ADDED_LOSSES not in attributes:
         kind = registry.kind_of_layer(type(operation).__name__)
         if (
             kind
@@ -509,6 +523,8 @@ def _kind(
             and registry.find(kind).refuses(attributes, inputs, outputs[0]) is None
         ):
             return kind
+    if attributes.get(ADDED_LOSSES) == "whole":
+        return "whole"
     return "samplewise" if treats_samples_alone(operation, inputs, outputs, arguments) else "whole"
 
 

@@ -4,7 +4,7 @@
    sum over elements (L1, L2, L1L2), the activity can be split along any axis; Keras divides by the
    samples of the batch, and so does each part: by those of the whole batch.
 2. Regularizers of weights are no operators. `runtime.penalties` adds them up, once for each region.
-3. What else layers add is refused: it may be a mean, and means of parts do not add up.
+3. What layers add with `add_loss` is an output of theirs (see `added_losses`), and here a loss.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import keras
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.symbolic_scope import SymbolicScope
 
+from keras_soap.capture.added_losses import AddedTerm
 from keras_soap.capture.loss_terms import report_dtype
 from keras_soap.capture.model import GraphBuilder, function_of
 from keras_soap.errors import CaptureError
@@ -87,9 +88,34 @@ def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
     return losses
 
 
+def add_added_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
+    """Adds operators for what layers add to the loss themselves; gives the number of each."""
+    return [
+        (
+            builder.add(
+                f"loss/{name}/added",
+                "loss",
+                "",
+                (builder.whole(shares),),
+                (builder.spec(shares),),
+                {
+                    "loss": type(layer).__name__,
+                    "weight": AddedTerm.weight,
+                    "report_bytes": dtype_bytes(report_dtype(builder.spec(shares).dtype)),
+                    "constant_inputs": [],
+                },
+                AddedTerm(layer),
+            ),
+        )
+        for name, layer, shares in builder.added_losses
+    ]
+
+
 def check_all_captured(model: keras.Model, builder: GraphBuilder) -> None:
     """Raises `CaptureError` if a layer adds losses in a way that the graph does not show."""
     captured = {id(layer) for _, layer, _ in builder.activities}
+    for _, layer, _ in builder.added_losses:
+        captured |= {id(inner) for inner in layer._flatten_layers()}
     for layer in model._flatten_layers():
         regularizer = layer.activity_regularizer
         if regularizer is not None and id(layer) not in captured:
@@ -98,12 +124,13 @@ def check_all_captured(model: keras.Model, builder: GraphBuilder) -> None:
                 "but is part of another layer or is a model. Put an "
                 "ActivityRegularization layer after what is to be regularized."
             )
-    adding = _layers_that_add_losses(model)
-    if adding:
-        raise CaptureError(
-            f"Layer {adding[0].name!r} calls add_loss(), which cannot be split. Express it with "
-            "an activity_regularizer, a kernel_regularizer, or as an output with a loss of its own."
-        )
+    for layer in _layers_that_add_losses(model):
+        if id(layer) not in captured:
+            raise CaptureError(
+                f"Layer {layer.name!r} calls add_loss(), but did not on random inputs. Express it "
+                "with an activity_regularizer, a kernel_regularizer, or as an output with a loss "
+                "of its own."
+            )
 
 
 def _layers_that_add_losses(model: keras.Model) -> list[keras.Layer]:

@@ -226,14 +226,30 @@ def test_activity_regularizers_that_may_not_add_up():
 
 
 class AddsLoss(layers.Layer):
+    def __init__(self, loss, **kwargs):
+        super().__init__(**kwargs)
+        self.loss = loss
+
     def call(self, x):
-        self.add_loss(keras.ops.mean(x))
+        self.add_loss(self.loss(x))
         return x
 
 
-def test_layers_that_add_losses():
-    with pytest.raises(CaptureError, match=r"'mine_too' calls add_loss\(\)"):
-        single(lambda x: AddsLoss(name="mine_too")(classes(None)(x)), "mse", ONE_HOT)
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [(keras.ops.mean, "samplewise"), (keras.ops.sum, "samplewise"), (keras.ops.std, "whole")],
+)
+def test_losses_that_layers_add_are_outputs_of_theirs(loss, kind):
+    added = AddsLoss(loss, name="mine_too")
+    captured = single(lambda x: added(classes(None)(x)), "mse", ONE_HOT)
+    graph = captured.model.graph
+    adding = graph.operators[graph.index("mine_too")]
+    assert adding.kind == kind
+    assert adding.output_specs[1:] == (TensorSpec((BATCH,), "float32"),)
+    of_layer = loss_of(captured, 1)
+    assert [ref.output for ref in of_layer.inputs] == [1]
+    assert reads(captured, of_layer) == ["mine_too"]
+    assert not added._loss_ids
 
 
 def test_a_loss_that_is_not_reduced():
