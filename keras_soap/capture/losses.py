@@ -57,6 +57,12 @@ class CapturedStep:
     losses: tuple[tuple[int, ...], ...]
     metrics: tuple[tuple[int, ...], ...] = ()
 
+    @property
+    def fed(self) -> list[int]:
+        """Numbers of the operators that a batch is for: inputs, targets and sample weights."""
+        targets = [number for number in self.targets if number is not None]
+        return [*self.model.inputs, *targets, *self.sample_weights]
+
     def term(self, number: int) -> Any:
         """The `LossTerm`, `MetricTerm` or `ActivityTerm` of operator `number`."""
         return self.model.layers[number]

@@ -11,7 +11,7 @@ The order and the facts are those of `tasks.build`, read from the same `Lowering
    optimizer updates each shard.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,11 +91,11 @@ class StepTracer:
         """Names of the devices of an operator's parts."""
         return [self.device_names[device] for device in self.configs[number].devices]
 
-    def forward(self, fed: dict[int, tf.Tensor]) -> None:
+    def forward(self, fed: Mapping[int, tf.Tensor | Sequence[tf.Tensor]]) -> None:
         """Traces all forward tasks.
 
         Args:
-            fed: For each input operator its tensor, whole.
+            fed: For each input operator its tensor, whole, or what `cut_batch` has made of it.
         """
         for number, operator in enumerate(self.graph.operators):
             with tf.name_scope(_scope(operator.name)):
@@ -104,12 +104,22 @@ class StepTracer:
                 else:
                     self.traces.append(self._forward(number))
 
-    def _feed(self, number: int, tensor: tf.Tensor) -> list[_PartTrace]:
-        traces = []
+    def cut_batch(self, number: int, tensor: tf.Tensor) -> list[tf.Tensor]:
+        """For each part of an input operator its piece of the whole tensor, on its device."""
+        pieces = []
         whole = tuple((0, size) for size in self.graph.operators[number].output.shape)
         for part, device in zip(self.parts[number], self.devices(number), strict=True):
             with tf.name_scope("feed"), tf.device(HOST):
                 piece = cut(tensor, whole, part.output)
+                pieces.append(collectives.move(piece, device))
+        return pieces
+
+    def _feed(self, number: int, fed: tf.Tensor | Sequence[tf.Tensor]) -> list[_PartTrace]:
+        pieces = self.cut_batch(number, fed) if isinstance(fed, tf.Tensor) else fed
+        traces = []
+        for piece, device in zip(pieces, self.devices(number), strict=True):
+            with tf.name_scope("feed"):
+                # Says where it is.
                 piece = collectives.move(piece, device)
             traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
         return traces

@@ -87,18 +87,30 @@ class TrainingRun:
         layout = dtensor.Layout.replicated(mesh, rank=len(whole))
         return ShardedVariable(variable, layout, devices, [whole] * len(devices))
 
-    def train_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
-        """The `tf.function` of one training step on batches like those of `step`.
+    def place_function(self, step: CapturedStep) -> Callable[..., list[tf.Tensor]]:
+        """The `tf.function` from a batch like those of `step` to its pieces on their devices.
 
-        It takes the flat inputs, targets and sample weights, and returns Keras's logs.
+        It takes the flat inputs, targets and sample weights; training and evaluation take what
+        it makes.
         """
-        lowering, strategy = self._for_batch(step.model)
-        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+        order = step.fed
+        tracer = self._tracer(step.model, training=False)
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
-        def train(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(step.model, lowering, strategy, self.device_names, self.store, True)
-            tracer.forward(dict(zip(order, fed, strict=True)))
+        def place(*fed: tf.Tensor) -> list[tf.Tensor]:
+            pieces = [tracer.cut_batch(*pair) for pair in zip(order, fed, strict=True)]
+            return [piece for of_input in pieces for piece in of_input]
+
+        return place
+
+    def train_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
+        """The `tf.function` of one training step, from the pieces of a batch to Keras's logs."""
+        placed = self._tracer(step.model, training=True)
+
+        @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
+        def train(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
+            tracer = self._tracer(step.model, training=True)
+            tracer.forward(_by_input(tracer, step.fed, pieces))
             logs = self._report(step, tracer)
             tracer.backward(self.optimizer.loss_scale)
             gradients = self._reduced_gradients(tracer)
@@ -111,15 +123,12 @@ class TrainingRun:
 
     def test_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
         """The `tf.function` of one evaluation step, with the arguments of a training step's."""
-        lowering, strategy = self._for_batch(step.model)
-        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+        placed = self._tracer(step.model, training=False)
 
-        @tf.function(input_signature=_signature(step.model, order), autograph=False)
-        def test(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(
-                step.model, lowering, strategy, self.device_names, self.store, training=False
-            )
-            tracer.forward(dict(zip(order, fed, strict=True)))
+        @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
+        def test(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
+            tracer = self._tracer(step.model, training=False)
+            tracer.forward(_by_input(tracer, step.fed, pieces))
             return self._report(step, tracer)
 
         return test
@@ -130,13 +139,10 @@ class TrainingRun:
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
-        lowering, strategy = self._for_batch(captured)
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def predict(*fed: tf.Tensor) -> Any:
-            tracer = StepTracer(
-                captured, lowering, strategy, self.device_names, self.store, training=False
-            )
+            tracer = self._tracer(captured, training=False)
             tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
             flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
             return keras.tree.map_structure(
@@ -151,13 +157,10 @@ class TrainingRun:
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
-        lowering, strategy = self._for_batch(captured)
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
-            tracer = StepTracer(
-                captured, lowering, strategy, self.device_names, self.store, training=False
-            )
+            tracer = self._tracer(captured, training=False)
             tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
             return [
                 [trace.outputs[operator.first_made] for trace in traces]
@@ -165,6 +168,10 @@ class TrainingRun:
             ]
 
         return forward
+
+    def _tracer(self, captured: CapturedModel, training: bool) -> StepTracer:
+        lowering, strategy = self._for_batch(captured)
+        return StepTracer(captured, lowering, strategy, self.device_names, self.store, training)
 
     def _for_batch(self, captured: CapturedModel) -> tuple[Lowering, Strategy]:
         """Lowering and strategy for batches of the captured size.
@@ -247,6 +254,23 @@ class TrainingRun:
 def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorSpec]:
     specs = [captured.graph.operators[number].output for number in order]
     return [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
+
+
+def _piece_signature(tracer: StepTracer, order: Sequence[int]) -> list[tf.TensorSpec]:
+    return [
+        tf.TensorSpec([stop - start for start, stop in part.output], operator.output.dtype)
+        for number in order
+        for operator in [tracer.graph.operators[number]]
+        for part in tracer.parts[number]
+    ]
+
+
+def _by_input(
+    tracer: StepTracer, order: Sequence[int], pieces: Sequence[tf.Tensor]
+) -> dict[int, Sequence[tf.Tensor]]:
+    """Pieces by the number of their input operator."""
+    left = iter(pieces)
+    return {number: [next(left) for _ in tracer.parts[number]] for number in order}
 
 
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
