@@ -41,12 +41,8 @@ def trace(name: str, place: Any, run: Any) -> FedStep:
     start = time.perf_counter()
     step = run.get_concrete_function()
     seconds = time.perf_counter() - start
-    logging.info(
-        "Traced a %s step in %.1f s: %d operations.",
-        name,
-        seconds,
-        len(step.graph.get_operations()),
-    )
+    count = len(step.graph.get_operations())
+    logging.info("Traced a step of %s in %.1f s: %d operations.", name, seconds, count)
     return FedStep(place.get_concrete_function(), step, seconds)
 
 
