@@ -67,6 +67,11 @@ class StepFunctions:
             and model.optimizer is self._optimizer
         )
 
+    @property
+    def tracing_seconds(self) -> float:
+        """What tracing took, of all kinds of batches."""
+        return sum(step.tracing_seconds for step in self._traced.values())
+
     def install(self) -> None:
         """Puts the functions into the model, and its variables onto the devices."""
         if self._kept:
