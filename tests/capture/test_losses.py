@@ -252,6 +252,30 @@ def test_losses_that_layers_add_are_outputs_of_theirs(loss, kind):
     assert not added._loss_ids
 
 
+def tagging(loss):
+    words = keras.Input((6,), dtype="int32", name="words")
+    x = layers.Embedding(9, 4, mask_zero=True, name="table")(words)
+    model = keras.Model(words, layers.Dense(3, name="tags")(x), name="mine")
+    model.compile("sgd", loss)
+    return step(model, np.zeros((BATCH, 6), "int64"))
+
+
+def test_the_mask_of_an_output_is_an_input_of_its_loss():
+    captured = tagging(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = loss_of(captured)
+    *others, mask = reads(captured, loss)
+    assert others == ["tags", "target"]
+    assert captured.model.graph.operators[captured.model.graph.index(mask)].output == TensorSpec(
+        (BATCH, 6), "bool"
+    )
+    assert loss.attributes["is_normalized"]
+
+
+def test_a_mask_that_does_not_fit_the_values_of_the_loss():
+    with pytest.raises(CaptureError, match=r"'tags' has a mask of shape \(4, 6\).*\(4,\)"):
+        tagging(lambda t, p: keras.ops.mean(p, (1, 2)))
+
+
 def test_a_loss_that_is_not_reduced():
     with pytest.raises(CaptureError, match=r"reduction=.*cannot be summed over parts"):
         single(classes(None), keras.losses.MeanSquaredError(reduction="none"), ONE_HOT)

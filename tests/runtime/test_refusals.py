@@ -316,13 +316,6 @@ def test_masks_that_the_graph_does_not_show():
         refused(CaptureError, "Layer 'mine' .* with a mask", quick(), masked(after), x, Y[:16])
 
 
-def test_outputs_with_masks_of_another_shape_than_the_loss():
-    x = np.random.default_rng(0).integers(0, 9, (16, 6)).astype("int32")
-    model = masked(lambda e: layers.Dense(4, name="tags")(e))
-    model.compile("sgd", lambda t, p: keras.ops.mean(keras.ops.abs(p), (1, 2)))
-    refused(CaptureError, "Output 'tags' has a mask of shape", quick(), model, x, Y[:16])
-
-
 def test_masks_that_are_made_in_nested_models():
     x = np.random.default_rng(0).integers(0, 9, (16, 6)).astype("int32")
     inner = keras.Sequential(
