@@ -55,7 +55,7 @@ class Whole(Rule):
         result = computation.call_shrunk(call, {}, call.inputs, losses)
         samples = result.outputs[0].shape[0] if operator.output.shape else 1
         size = operator.output.shape[0] if kind == "mean" else samples
-        total = ops.cast(computation.total_of_losses(losses), operator.output_specs[-1].dtype)
+        total: Any = ops.cast(computation.total_of_losses(losses), operator.output_specs[-1].dtype)
         shares = ops.broadcast_to(total / size, (samples,))
         return PartResult((*result.outputs, shares), result.updates)
 
