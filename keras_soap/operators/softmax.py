@@ -86,7 +86,8 @@ class Softmax(OverAxis):
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         axis = operator.attributes.get("axis", -1)
-        return axis_dimensions(operator, skip=axis if isinstance(axis, list) else ())
+        whole = axis if isinstance(axis, list) else (axis,)
+        return axis_dimensions(operator, skip=whole if self.axis(operator) is None else ())
 
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         # A maximum, a difference, an exponential (about 8), a sum and a quotient.
@@ -94,7 +95,9 @@ class Softmax(OverAxis):
 
     def axis(self, operator: Operator) -> int | None:
         axis = operator.attributes.get("axis", -1)
-        return None if isinstance(axis, list) else axis % len(operator.output.shape)
+        if isinstance(axis, list) or "call" in operator.attributes:  # such as a constant mask
+            return None
+        return axis % len(operator.output.shape)
 
     def is_log(self, operator: Operator) -> bool:
         return False
@@ -115,10 +118,6 @@ class Normalizing(Softmax):
 
     kind = "normalizing"
     layers = ("Sparsemax", "UnitNormalization")
-
-    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        axis = operator.attributes.get("axis", -1)
-        return axis_dimensions(operator, skip=axis if isinstance(axis, list) else (axis,))
 
     def axis(self, operator: Operator) -> int | None:
         return None
