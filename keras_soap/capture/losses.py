@@ -7,7 +7,7 @@
    them too, and the gradient goes to them.
 4. A loss of a prediction in blocks of steps is an operator for each block, if it has a value for
    each step. They are of one term: what they report is added up.
-5. One of a softmax reads the logits alone, and can be split along the classes (`operators.loss`). So
+5. One of a softmax reads the logits alone, and can be split by classes (see `operators.loss`). So
    can accuracies; other metrics of its output are an operator that reads the prediction whole.
 6. Where an output has a mask, its loss and metrics read it, and are means over what it leaves.
 7. Regularizers of activities are losses without a target (see `penalties`).
