@@ -32,6 +32,7 @@ from keras_soap.graph.operator_graph import (
 )
 from keras_soap.operators import registry
 from keras_soap.operators.computation import read_variables
+from keras_soap.operators.fallback import ADDED_LOSSES
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class GraphBuilder:
         """By the name of a layer that of its operators, without what tells several apart."""
         self.activities: list[tuple[str, Any, Traced]] = []
         """Of calls with an activity regularizer: name of the call, layer, each of the outputs."""
+        self.added_losses: list[tuple[str, keras.Layer, Traced]] = []
+        """Of calls that add losses: name of the call, layer, and the losses."""
         self.time_blocks = None if time_chunk is None else TimeBlocks(self, time_chunk)
 
     def add_model(self, model: keras.Model) -> tuple[list[int], list[Traced], Any]:
@@ -94,10 +97,18 @@ class GraphBuilder:
             inputs.append(self.add_input(tensor.name if is_named else "input", spec))
             tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
         autocast = None if has_graph(model) else autocast_of(model)
-        self._trace(function, _Place("", None, autocast, tensors))
+        self._function, self._place = function, _Place("", None, autocast, tensors)
+        self._trace(function, self._place)
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
         return inputs, outputs, structure
+
+    def add_masks(self) -> list[Traced | None]:
+        """Masks of the outputs of the model that was added; None where there is none."""
+        outputs = self._function.outputs
+        return [
+            None if get_keras_mask(x) is None else self._mask_of(x, self._place) for x in outputs
+        ]
 
     def add_input(self, name: str, spec: TensorSpec) -> int:
         """Adds a tensor that every step brings anew."""
@@ -186,6 +197,7 @@ class GraphBuilder:
         tensors = dict(zip(map(id, function.inputs), place.read(node), strict=True))
         mode = training_mode(node, place.training)
         self._trace(function, _Place(f"{place.prefix}{model.name}/", mode, None, tensors))
+        _check_made_masks(model, function)
         return [tensors[id(x)] for x in function.outputs]
 
     def _add_call_of(self, node: Any, place: "_Place") -> list[Traced]:
@@ -207,7 +219,9 @@ class GraphBuilder:
             traced = self._add_opened(call, decision, [*inputs, *masks], name)
         else:
             traced = self._add_operator(call, decision, inputs, name)
-        if getattr(operation, "activity_regularizer", None) is not None:
+        if decision.adds is not None:
+            self.added_losses.append((name, operation, traced.pop()))
+        elif getattr(operation, "activity_regularizer", None) is not None:
             self.activities += [(name, operation, output) for output in traced]
         return traced
 
@@ -249,6 +263,7 @@ class GraphBuilder:
     ) -> list[Traced]:
         """Adds a call as an operator, and the activation that it ends with as another."""
         operation, layer = call.operation, decision.layer
+        adds = {} if decision.adds is None else {ADDED_LOSSES: decision.adds}
         traced = self._add_call(
             LayerCall(
                 name,
@@ -256,7 +271,7 @@ class GraphBuilder:
                 name if isinstance(operation, keras.Layer) else "",
                 layer,
                 call.fill,
-                call.attributes(layer),
+                call.attributes(layer) | adds,
                 call.inputs,
                 call.outputs,
                 operation if isinstance(operation, keras.Layer) else call.variables,
@@ -290,18 +305,20 @@ class GraphBuilder:
         opened = self.time_blocks and self.time_blocks.open(call, inputs)
         if opened is not None:
             return opened
+        outputs = registry.find(call.kind).output_specs(call.attributes, call.output_specs)
         number = self.add(
             call.name,
             call.kind,
             call.layer_name,
             [self.whole(tensor) for tensor in inputs],
-            call.output_specs,
+            outputs,
             call.attributes,
             call.layer,
             call.arguments,
             call.owner,
         )
-        return [Traced(TensorRef(number, i)) for i in range(len(call.output_specs))]
+        first = self.operators[number].first_made
+        return [Traced(TensorRef(number, i)) for i in range(first, len(outputs))]
 
     def spec(self, tensor: Traced) -> TensorSpec:
         """Of a tensor as a whole."""
@@ -363,6 +380,19 @@ class GraphBuilder:
                 )
             numbers.append(self._weight_numbers[id(variable)])
         return tuple(numbers), tuple(self._weights[number] for number in numbers)
+
+
+def _check_made_masks(model: keras.Model, function: Function) -> None:
+    """Raises `CaptureError` if a nested model makes masks that the graph around it does not show.
+
+    Keras forgets them when the model around it is made, and finds them again when it runs.
+    """
+    if any(get_keras_mask(x) is not None for x in function.outputs):
+        raise CaptureError(
+            f"Nested model {model.name!r} gives its output a mask, which layers after it may read "
+            "but the graph around it does not show. Call its layers in the outer model, or leave "
+            "out Masking and mask_zero=True in it."
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
 3. Else it is split by sample only, if a trial shows that it treats samples independently.
 4. Else it runs whole on one device.
 
-Rules know nothing of masks: a call that is handed one starts at 2.
+Rules know nothing of masks: a call that is handed one starts at 2. Nor of losses that a layer adds:
+one that does so starts at 3.
 """
 
 import dataclasses
@@ -19,10 +20,11 @@ from absl import logging
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 
+from keras_soap.capture.added_losses import kind_of_losses
 from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, spec_of
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, found_masks, open_call
-from keras_soap.capture.trials import treats_samples_alone
+from keras_soap.capture.trials import random_inputs, treats_samples_alone
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators import registry
@@ -31,6 +33,9 @@ from keras_soap.operators.computation import without_values
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"})
 _READ_MASKS = frozenset({"Multiply", "Minimum", "Maximum", "Lambda"})
 """Layers that look for masks on their inputs themselves."""
+_WITHOUT_MASK = (
+    "Leave out Masking and mask_zero=True before it, and pass sample weights or an attention_mask."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Decision:
         layer: What the operator computes: the layer, or the layer without what it ends with.
         activation: That, as a layer of its own, if any.
         function: What an opened call is made of.
+        adds: How the losses that the layer adds depend on samples, if it does (`added_losses`).
         inner: What becomes of the calls in `function`, by the id of the node.
     """
 
@@ -49,6 +55,7 @@ class Decision:
     layer: Any
     activation: keras.layers.Activation | None = None
     function: Function | None = None
+    adds: str | None = None
     inner: "dict[int, tuple[Call, Decision]]" = dataclasses.field(default_factory=dict)
 
 
@@ -64,6 +71,16 @@ def decide(call: Call, batch_size: int) -> Decision:
     """
     operation = call.operation
     reason = _unshown_mask(call)
+    adds = None
+    if isinstance(operation, keras.Layer):
+        adds = kind_of_losses(operation, call.fill, random_inputs(call.inputs))
+    if adds is not None:
+        if reason is not None:
+            raise CaptureError(f"{reason}; and it calls add_loss(). {_WITHOUT_MASK}")
+        alone = adds != "whole" and treats_samples_alone(
+            operation, call.inputs, call.outputs, call.fill
+        )
+        return Decision("samplewise" if alone else "whole", operation, adds=adds)
     if reason is None:
         layer, activation = _without_activation(call)
         kind = _kind(call, layer)
@@ -77,7 +94,7 @@ def decide(call: Call, batch_size: int) -> Decision:
                 id(node): (of_node, decide(of_node, batch_size))
                 for node, of_node in calls_in(function, call, batch_size)
             }
-            opened = Decision("", operation, None, function, inner)
+            opened = Decision("", operation, None, function, inner=inner)
             if not _runs_whole(opened):
                 return opened
             whole = opened
@@ -85,8 +102,7 @@ def decide(call: Call, batch_size: int) -> Decision:
             logging.debug("%s is not opened: %s", operation.name, error)
             if reason is not None:
                 raise CaptureError(
-                    f"{reason}; it cannot be opened up, as {error}. Leave out Masking and "
-                    "mask_zero=True before it, and pass sample weights or an attention_mask."
+                    f"{reason}; it cannot be opened up, as {error}. {_WITHOUT_MASK}"
                 ) from error
     if treats_samples_alone(operation, call.inputs, call.outputs, call.fill):
         return Decision("samplewise", operation)

@@ -4,7 +4,7 @@
    sum over elements (L1, L2, L1L2), the activity can be split along any axis; Keras divides by the
    samples of the batch, and so does each part: by those of the whole batch.
 2. Regularizers of weights are no operators. `runtime.penalties` adds them up, once for each region.
-3. What else layers add is refused: it may be a mean, and means of parts do not add up.
+3. What layers add with `add_loss` is an output of theirs (see `added_losses`), and here a loss.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ import keras
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.symbolic_scope import SymbolicScope
 
+from keras_soap.capture.added_losses import AddedTerm
 from keras_soap.capture.builder import GraphBuilder
 from keras_soap.capture.functions import function_of
+from keras_soap.capture.loss_terms import report_dtype
 from keras_soap.errors import CaptureError
-from keras_soap.graph.operator_graph import TensorSpec
+from keras_soap.graph.operator_graph import TensorSpec, dtype_bytes
 
 
 def adds_up(regularizer: Any) -> bool:
@@ -42,17 +44,14 @@ class ActivityTerm:
     tracker: ClassVar[None] = None
     metrics: ClassVar[tuple] = ()
     metric_variables: ClassVar[tuple] = ()
-    reads_logits: ClassVar[bool] = False
-    reads_weights: ClassVar[bool] = False
 
-    def partial(self, inputs: Any) -> Any:
-        """What a part adds to the loss: a scalar."""
+    def result(self, inputs: Any, normalizer: Any) -> tuple[Any, Any]:
+        """What a part adds to the loss, and its report of that."""
+        del normalizer
         value = self.loss(inputs[0])
-        return value / keras.ops.cast(self.batch_size, value.dtype)
-
-    def metric_states(self, inputs: Any) -> list[Any]:
-        """What a part adds to metrics: there are none."""
-        return []
+        value = value / keras.ops.cast(self.batch_size, value.dtype)
+        dtype = report_dtype(keras.backend.standardize_dtype(value.dtype))
+        return value, keras.ops.reshape(keras.ops.cast(value, dtype), [1])
 
 
 def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
@@ -80,7 +79,7 @@ def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
                     {
                         "loss": type(regularizer).__name__,
                         "weight": term.weight,
-                        "report_bytes": 4,
+                        "report_bytes": dtype_bytes(report_dtype(of_output.dtype)),
                         "constant_inputs": [],
                     },
                     term,
@@ -90,9 +89,34 @@ def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
     return losses
 
 
+def add_added_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
+    """Adds operators for what layers add to the loss themselves; gives the number of each."""
+    return [
+        (
+            builder.add(
+                f"loss/{name}/added",
+                "loss",
+                "",
+                (builder.whole(shares),),
+                (builder.spec(shares),),
+                {
+                    "loss": type(layer).__name__,
+                    "weight": AddedTerm.weight,
+                    "report_bytes": dtype_bytes(report_dtype(builder.spec(shares).dtype)),
+                    "constant_inputs": [],
+                },
+                AddedTerm(layer),
+            ),
+        )
+        for name, layer, shares in builder.added_losses
+    ]
+
+
 def check_all_captured(model: keras.Model, builder: GraphBuilder) -> None:
     """Raises `CaptureError` if a layer adds losses in a way that the graph does not show."""
     captured = {id(layer) for _, layer, _ in builder.activities}
+    for _, layer, _ in builder.added_losses:
+        captured |= {id(inner) for inner in layer._flatten_layers()}
     for layer in model._flatten_layers():
         regularizer = layer.activity_regularizer
         if regularizer is not None and id(layer) not in captured:
@@ -101,12 +125,13 @@ def check_all_captured(model: keras.Model, builder: GraphBuilder) -> None:
                 "but is part of another layer or is a model. Put an "
                 "ActivityRegularization layer after what is to be regularized."
             )
-    adding = _layers_that_add_losses(model)
-    if adding:
-        raise CaptureError(
-            f"Layer {adding[0].name!r} calls add_loss(), which cannot be split. Express it with "
-            "an activity_regularizer, a kernel_regularizer, or as an output with a loss of its own."
-        )
+    for layer in _layers_that_add_losses(model):
+        if id(layer) not in captured:
+            raise CaptureError(
+                f"Layer {layer.name!r} calls add_loss(), but did not on random inputs. Express it "
+                "with an activity_regularizer, a kernel_regularizer, or as an output with a loss "
+                "of its own."
+            )
 
 
 def _layers_that_add_losses(model: keras.Model) -> list[keras.Layer]:

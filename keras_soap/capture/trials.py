@@ -33,8 +33,7 @@ def treats_samples_alone(
     batch = inputs[0].shape[:1] if inputs else ()
     if not batch or any(spec.shape[:1] != batch for spec in (*inputs, *outputs)):
         return False
-    random = np.random.default_rng(0)
-    values = [_random_value(random, spec, 4) for spec in inputs]
+    values = random_inputs(inputs)
 
     def run(part: slice) -> list[np.ndarray]:
         args, kwargs = arguments([keras.ops.convert_to_tensor(value[part]) for value in values])
@@ -140,6 +139,12 @@ def _close(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(
         a.astype("float64"), b.astype("float64"), rtol=1e-4, atol=1e-5, equal_nan=True
     )
+
+
+def random_inputs(specs: Sequence[TensorSpec]) -> list[np.ndarray]:
+    """Inputs of four samples."""
+    random = np.random.default_rng(0)
+    return [_random_value(random, spec, 4) for spec in specs]
 
 
 def _random_value(

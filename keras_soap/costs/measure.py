@@ -19,7 +19,7 @@ from keras_soap.costs.cost_profile import CostSource
 from keras_soap.costs.cost_table import CostTable, PartTime, part_keys, update_key
 from keras_soap.costs.timing import Precision
 from keras_soap.errors import CostError
-from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
 from keras_soap.topology.device_topology import Device, DeviceTopology
@@ -196,15 +196,15 @@ class MeasuredProfile:
     def _cache_key(self, operator: Operator, key: str) -> str | None:
         """The part's key, and what else its time depends on; None if that cannot be told."""
         layer = self._captured.layers[self._number(operator)]
-        owner = layer.loss if operator.kind == "loss" else layer
+        owner = getattr(layer, "loss", layer) if operator.kind in LOSS_KINDS else layer
         if type(owner).__module__.partition(".")[0] != "keras":
             return None
         gradients = self._gradients[operator.signature]
         trainable = [spec.trainable for spec in operator.weight_specs]
         more: list[Any] = [gradients, self._backward[operator.signature], trainable]
-        if operator.kind == "loss":
+        if operator.kind in LOSS_KINDS:
             metrics = [_config(metric) for metric, _ in layer.metrics]
-            more += [_config(layer.loss), layer.reads_logits, layer.reads_weights, metrics]
+            more += [_config(layer.loss), getattr(layer, "logits_at", None), metrics]
         return json.dumps([json.loads(key), more], separators=(",", ":"), default=str)
 
     def _number(self, operator: Operator) -> int:

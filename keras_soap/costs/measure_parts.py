@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras_soap.capture.model import CapturedModel
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.timing import Precision, time_in_turn
-from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
@@ -111,7 +111,7 @@ def measure_part(
     if not has_backward:
         functions: list[tuple[Callable, list]] = [(forward, arguments)]
         return _part_time(functions, devices, precision)
-    made = forwards()[: len(part.operator.output_specs)]
+    made = forwards()[: len(part.operator.output_specs) - part.operator.first_made]
     scale = 1.0 / max(1, part.operator.output.num_elements)
     arrived = [np.full(x.shape, scale, "float32") for x in made if x.dtype.is_floating]
     arrived = [tf.cast(a, x.dtype) for a, x in zip(arrived, made, strict=False)]
@@ -220,10 +220,11 @@ def _compute(
         # As if the parts that it would be reduced with had contributed the same.
         combined.append(contribution * share if combine.reduction == "sum" else contribution)
     result = rule.compute(call)
+    outputs = tuple(tensor for tensor in result.outputs if tensor is not None)
     others = list(result.updates.values())
-    if operator.kind == "loss" and hasattr(layer, "metric_states"):
-        others += layer.metric_states(inputs)
-    return result.outputs, others
+    if result.report is not None:
+        others.append(result.report)
+    return outputs, others
 
 
 def _input_values(part: Part, random: np.random.Generator) -> list[Any]:
@@ -231,7 +232,7 @@ def _input_values(part: Part, random: np.random.Generator) -> list[Any]:
     most = 2
     for position in registry.find(operator.kind).sparse_weights:
         most = operator.weight_specs[position].shape[0]
-    if operator.kind == "loss":
+    if operator.kind in (*LOSS_KINDS, "metrics"):
         most = operator.input_specs[0].shape[-1] if operator.input_specs[0].shape[1:] else 2
     values = []
     for spec, region in zip(operator.input_specs, part.inputs, strict=True):

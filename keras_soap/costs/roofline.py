@@ -44,7 +44,9 @@ class Roofline:
         if rule.free:
             return np.zeros(len(regions), np.int64), np.zeros(len(regions), np.int64)
         weight_regions = rule.weight_regions(operator, regions)
-        read = volume(regions) * dtype_bytes(operator.output.dtype)
+        made = operator.first_made
+        written = rule.output_regions(operator, regions)[made] if made else regions
+        read = volume(written) * dtype_bytes(operator.output_specs[made].dtype)
         for spec, region in zip(
             operator.input_specs, rule.input_regions(operator, regions), strict=True
         ):

@@ -16,7 +16,13 @@ from typing import Any
 
 from keras_soap.errors import CaptureError
 
-_DTYPE_BYTES = {"bool": 1, "bfloat16": 2, "float16": 2, "half": 2}
+SPACE = "space"
+"""Dtype of a tensor that is never made, and takes no bytes: its axes are what can be split."""
+
+LOSS_KINDS = ("loss", "cross_entropy")
+"""Kinds of operators that gradients start from."""
+
+_DTYPE_BYTES = {"bool": 1, "bfloat16": 2, "float16": 2, "half": 2, SPACE: 0}
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -49,6 +55,10 @@ class TensorSpec:
     @property
     def is_floating(self) -> bool:
         return "float" in self.dtype
+
+    @property
+    def is_space(self) -> bool:
+        return self.dtype == SPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,8 @@ class Operator:
         layer: Name of the layer that it is a call of; `""` for inputs and losses.
         inputs: The tensors it reads, in the order of the layer's arguments.
         input_specs: Their specs, in the same order.
-        output_specs: What it makes.
+        output_specs: What it makes. Where it can be split along what is no axis of that, the first
+            output is a space (dtype `SPACE`) with all of its dimensions, which nobody reads.
         weights: Indices into `OperatorGraph.weights`, trainable ones first, in Keras's order.
         weight_specs: Their specs, in the same order.
         attributes: What the rule needs to know of the layer (its Keras config), JSON values only.
@@ -122,6 +133,11 @@ class Operator:
     def output(self) -> TensorSpec:
         """Spec of the first output, whose dimensions are the parallelizable ones."""
         return self.output_specs[0]
+
+    @property
+    def first_made(self) -> int:
+        """Number of the first output that is made: 0, or 1 after a space."""
+        return int(self.output.is_space)
 
     @property
     def signature(self) -> str:
@@ -232,7 +248,7 @@ class OperatorGraph:
 
         It must train something at or before itself, and lead to a loss.
         """
-        leads = [operator.kind == "loss" for operator in self.operators]
+        leads = [operator.kind in LOSS_KINDS for operator in self.operators]
         for edge in reversed(self.edges):
             if self.carries_gradient[edge.index] and leads[edge.consumer]:
                 leads[edge.producer.operator] = True

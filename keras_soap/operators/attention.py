@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions, volume, whole
-from keras_soap.operators.elementwise import with_cut_constants
+from keras_soap.operators.constants import with_cut_constants
 from keras_soap.operators.rule import (
     Dimension,
     Part,

@@ -22,8 +22,19 @@ _clones: "weakref.WeakKeyDictionary[keras.Layer, dict[str, keras.Layer]]"
 _clones = weakref.WeakKeyDictionary()
 
 
-def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) -> PartResult:
+def call_shrunk(
+    call: PartCall,
+    changes: dict[str, Any],
+    inputs: Sequence[Any],
+    losses: list[Any] | None = None,
+) -> PartResult:
     """Runs the layer of `call`, with `changes` made to its config, on `inputs`.
+
+    Args:
+        call: Of the part.
+        changes: Of the config; none for the layer itself.
+        inputs: As the layer takes them.
+        losses: What the layer adds to the loss goes here; by default it is let go.
 
     Returns:
         Its outputs, and the non-trainable weights that it has changed.
@@ -38,10 +49,17 @@ def call_shrunk(call: PartCall, changes: dict[str, Any], inputs: Sequence[Any]) 
     variables = read_variables(layer)
     # Not stateless_call: it skips __call__, which casts to the dtype that the layer computes in.
     mapping = list(zip(variables, call.weights, strict=True))
-    with StatelessScope(mapping, initialize_variables=False) as scope:
+    scope = (
+        StatelessScope(mapping, initialize_variables=False)
+        if losses is None
+        else collecting_losses(layer, mapping)
+    )
+    with scope as scope:
         before = [scope.get_current_value(variable) for variable in variables]
         outputs = layer(*args, **kwargs)
         after = [scope.get_current_value(variable) for variable in variables]
+        if losses is not None:
+            losses += scope.losses
     for output in keras.tree.flatten(outputs):
         # Masks are tensors of the graph: whoever reads one is handed it.
         set_keras_mask(output, None)
@@ -70,6 +88,29 @@ def with_weights(
         return values[id(value)]
 
     return keras.tree.map_structure(replaced, (args, kwargs))
+
+
+@contextlib.contextmanager
+def collecting_losses(
+    layer: keras.Layer, mapping: Sequence[tuple[Any, Any]]
+) -> Iterator[StatelessScope]:
+    """A stateless scope that collects what `layer` adds to the loss, and nothing remembers it."""
+    with StatelessScope(mapping, collect_losses=True, initialize_variables=False) as scope:
+        yield scope
+        added = {id(loss) for loss in scope.losses}
+    for inner in layer._flatten_layers():
+        inner._loss_ids -= added
+
+
+def total_of_losses(losses: Sequence[Any]) -> Any:
+    """The sum of what a layer adds to the loss, as Keras's trainer sums it up."""
+    total = keras.ops.zeros((), keras.config.floatx())
+    for loss in losses:
+        loss = keras.ops.convert_to_tensor(loss)
+        if not keras.backend.is_float_dtype(loss.dtype):
+            loss = keras.ops.cast(loss, keras.config.floatx())
+        total = total + keras.ops.cast(keras.ops.sum(loss), total.dtype)
+    return total
 
 
 def read_variables(layer: keras.Layer) -> list[keras.Variable]:

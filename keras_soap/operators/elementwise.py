@@ -1,7 +1,5 @@
 """Operators that work element by element: the batch (S) and every other axis (A) are split."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +7,7 @@ import numpy as np
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions, broadcast_regions, volume
 from keras_soap.operators.activations import unknown_activation, unsplit_axes
+from keras_soap.operators.constants import cut_broadcast, with_cut_constants
 from keras_soap.operators.rule import (
     Dimension,
     DimensionKind,
@@ -19,6 +18,7 @@ from keras_soap.operators.rule import (
     axis_dimensions,
     default_names,
 )
+from keras_soap.operators.softmax import OverAxis
 
 _OPERATIONS = (  # noqa: SIM905
     # keras.ops.numpy, of one tensor
@@ -71,36 +71,7 @@ class Elementwise(Rule):
 
     def cut(self, call: PartCall) -> PartCall:
         """The call with its constants cut to the part."""
-        return with_cut_constants(call, _cut)
-
-
-def with_cut_constants(call: PartCall, cut: Callable[[Any, Part], Any]) -> PartCall:
-    """The call, with array constants among its arguments cut to what the part needs of them."""
-    import keras
-
-    def arguments(inputs):
-        args, kwargs = call.arguments(inputs)
-        theirs = {id(tensor) for tensor in inputs}
-
-        def own(value):
-            if (
-                id(value) in theirs
-                or not hasattr(value, "shape")
-                or isinstance(value, keras.Variable)
-            ):
-                return value
-            return cut(value, call.part)
-
-        return keras.tree.map_structure(own, (args, kwargs))
-
-    return dataclasses.replace(call, arguments=arguments)
-
-
-def _cut(constant: Any, part: Part) -> Any:
-    """What the part needs of a constant that broadcasts to the whole output."""
-    output = np.array([part.output], np.int64)
-    (region,) = broadcast_regions(output, tuple(constant.shape)).tolist()
-    return constant[tuple(slice(*range_) for range_ in region)]
+        return with_cut_constants(call, cut_broadcast)
 
 
 class Identity(Rule):
@@ -117,8 +88,8 @@ class Identity(Rule):
         return PartResult(tuple(call.inputs))
 
 
-class Activation(Rule):
-    """Activation layers; what the activation normalizes over stays whole."""
+class Activation(OverAxis):
+    """Activation layers; what others than a softmax normalize over stays whole."""
 
     kind = "activation"
     layers = ("Activation",)
@@ -127,31 +98,15 @@ class Activation(Rule):
         return unknown_activation(attributes)
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        return axis_dimensions(operator, skip=unsplit_axes(operator.attributes))
+        whole = () if self.axis(operator) is not None else unsplit_axes(operator.attributes)
+        return axis_dimensions(operator, skip=whole)
 
+    def axis(self, operator: Operator) -> int | None:
+        is_softmax = operator.attributes.get("activation") in ("softmax", "log_softmax")
+        return len(operator.output.shape) - 1 if is_softmax else None
 
-class Normalizing(Rule):
-    """Softmax and its like: axes that are normalized over stay whole."""
-
-    kind = "softmax"
-    layers = ("Softmax", "LogSoftmax", "Sparsemax", "UnitNormalization")
-    takes_arrays = True
-
-    def refuses(self, attributes, inputs, output):
-        if attributes.get("axis", -1) is None:
-            return "it normalizes over all axes"
-        return None
-
-    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        axis = operator.attributes.get("axis", -1)
-        return axis_dimensions(operator, skip=axis if isinstance(axis, list) else (axis,))
-
-    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
-        # A maximum, a difference, an exponential (about 8), a sum and a quotient.
-        return 12.0 * volume(regions)
-
-    def compute(self, call: PartCall) -> PartResult:
-        return super().compute(with_cut_constants(call, _cut))
+    def is_log(self, operator: Operator) -> bool:
+        return operator.attributes["activation"] == "log_softmax"
 
 
 class PReLU(Rule):
@@ -199,7 +154,10 @@ class Normalization(Rule):
 
         layer, (tensor,) = call.layer, call.inputs
         tensor = ops.cast(tensor, layer.compute_dtype)
-        mean, variance = _cut(layer.mean, call.part), _cut(layer.variance, call.part)
+        mean, variance = (
+            cut_broadcast(layer.mean, call.part),
+            cut_broadcast(layer.variance, call.part),
+        )
         deviation = ops.maximum(ops.sqrt(variance), config.epsilon())
         if layer.invert:
             return PartResult((ops.add(mean, ops.multiply(tensor, deviation)),))

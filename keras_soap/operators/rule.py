@@ -139,10 +139,17 @@ class PartCall:
 
 @dataclass(frozen=True)
 class PartResult:
-    """Outputs of a part, and new values of weights that it updates, by position."""
+    """What a part makes.
+
+    Attributes:
+        outputs: For each output a tensor; None for a space.
+        updates: New values of weights, by position.
+        report: Of a loss or metric: the vector that it sends to the reporting device.
+    """
 
     outputs: tuple[Any, ...]
     updates: dict[int, Any] = field(default_factory=dict)
+    report: Any = None
 
 
 class Rule:
@@ -179,6 +186,17 @@ class Rule:
         """
         return None
 
+    def output_specs(
+        self, attributes: dict[str, Any], made: Sequence[TensorSpec]
+    ) -> tuple[TensorSpec, ...]:
+        """Outputs of an operator for a call that makes `made`. Here: those.
+
+        A rule that splits along what is no axis of them puts a space before them
+        (`Operator.output_specs`). Parts along that axis each make all of the rest, so they must
+        combine what they have; `compute` then gives None for the space.
+        """
+        return tuple(made)
+
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         """Its parallelizable dimensions: here the batch, and every other axis as an attribute."""
         return axis_dimensions(operator)
@@ -201,6 +219,15 @@ class Rule:
     def weight_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
         """For each weight what parts that make `regions` read and train. Here: all of it."""
         return [whole(len(regions), shape) for shape in self.weight_shapes(operator)]
+
+    def output_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
+        """For each output what parts that make `regions` of the first one make of it."""
+        result = [whole(len(regions), spec.shape) for spec in operator.output_specs]
+        for dimension in self.dimensions(operator):
+            for made, axis in zip(result, dimension.axes, strict=True):
+                if axis != NOT_AN_AXIS:
+                    made[:, axis] = regions[:, dimension.axis]
+        return result
 
     def made_outputs(self, operator: Operator) -> Sequence[int]:
         """Positions of outputs that take memory of their own. Here: all, unless it is `free`."""

@@ -109,7 +109,7 @@ def describe_graph(graph: OperatorGraph) -> str:
                 operator.name,
                 operator.kind,
                 ", ".join(graph.operators[ref.operator].name for ref in operator.inputs),
-                ", ".join(_spec(spec) for spec in operator.output_specs),
+                ", ".join(_spec(spec) for spec in operator.output_specs if not spec.is_space),
                 table.size(sum(weight.num_bytes for weight in operator.weight_specs)),
             ]
         )

@@ -2,10 +2,12 @@
 
 `fit`, `evaluate` and `predict` call `model.train_function`, `test_function` and
 `predict_function`; these take their place. Each kind of batch (its shapes) is captured and traced
-once.
+once. Batches are placed on their devices one ahead (see `feeding`).
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,9 +17,25 @@ from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sampl
 from keras_soap.capture.functions import flat_inputs, learn_inputs
 from keras_soap.capture.losses import CapturedStep, capture_step
 from keras_soap.capture.model import capture
+from keras_soap.runtime.feeding import FedStep, Feeder, trace
 from keras_soap.runtime.training import TrainingRun
 
 Start = Callable[[CapturedStep], TrainingRun]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch, and its pieces on their devices once it is placed.
+
+    Attributes:
+        key: Of the step that it is for: what it is for, and all shapes.
+    """
+
+    key: Any
+    x: Any
+    y: Any
+    sample_weight: Any
+    pieces: Sequence[tf.Tensor] | None = None
 
 
 class StepFunctions:
@@ -37,7 +55,9 @@ class StepFunctions:
         self._start = start
         self._compiled = model._compile_loss
         self._optimizer = model.optimizer
-        self._traced: dict[Any, Callable[..., Any]] = {}
+        self._traced: dict[Any, FedStep] = {}
+        self._predicting: dict[Any, Callable[..., Any]] = {}
+        self._feeders: dict[str, Feeder] = {}
         self._kept: dict[str, Any] = {}
 
     def fits(self, model: keras.Model) -> bool:
@@ -47,6 +67,11 @@ class StepFunctions:
             and model._compile_loss is self._compiled
             and model.optimizer is self._optimizer
         )
+
+    @property
+    def tracing_seconds(self) -> float:
+        """What tracing took, of all kinds of batches."""
+        return sum(step.tracing_seconds for step in self._traced.values())
 
     def install(self) -> None:
         """Puts the functions into the model, and its variables onto the devices."""
@@ -70,14 +95,17 @@ class StepFunctions:
         for name, function in self._kept.items():
             setattr(self.model, name, function)
         self._kept = {}
+        for feeder in self._feeders.values():
+            feeder.close()
+        self._feeders = {}
 
     def train(self, iterator: Any) -> dict[str, tf.Tensor]:
         """Runs `steps_per_execution` training steps; gives the logs of the last."""
-        return self._repeat(self._train_on, iterator)
+        return self._repeat("train", self._train_on, iterator)
 
     def test(self, iterator: Any) -> dict[str, tf.Tensor]:
         """Runs `steps_per_execution` evaluation steps; gives the logs of the last."""
-        return self._repeat(self._test_on, iterator)
+        return self._repeat("test", self._test_on, iterator)
 
     def predict(self, batches: Any) -> Any:
         """Outputs for a list of batches, nested like the model's."""
@@ -86,60 +114,82 @@ class StepFunctions:
             return outputs[0]
         return keras.tree.map_structure(lambda *parts: tf.concat(parts, 0), *outputs)
 
-    def _repeat(self, step: Callable[[Any], Any], iterator: Any) -> Any:
+    def _repeat(self, kind: str, step: Callable[["_Batch"], Any], iterator: Any) -> Any:
         logs = None
+        if kind not in self._feeders:
+            self._feeders[kind] = Feeder(lambda data: self._prepare(kind, data))
         for _ in range(self.model.steps_per_execution):
             try:
-                data = next(iterator)
+                batch = self._feeders[kind].next(iterator)
             except StopIteration:
                 if logs is None:
                     raise
                 break
             try:
-                logs = step(data)
+                logs = step(batch)
             except BaseException:
                 self.remove()
                 raise
         assert logs is not None
         return logs
 
-    def _train_on(self, data: Any) -> dict[str, tf.Tensor]:
+    def _prepare(self, kind: str, data: Any) -> "_Batch":
+        """Places a batch on the devices, if a step for its shapes is traced."""
         x, y, sample_weight = _unpack(data)
-        key = ("train", *_shapes(x, y, sample_weight))
-        if key not in self._traced:
-            step = self._capture(x, y, sample_weight)
+        batch = _Batch((kind, *_shapes(x, y, sample_weight)), x, y, sample_weight)
+        return self._placed(batch) if batch.key in self._traced else batch
+
+    def _placed(self, batch: "_Batch") -> "_Batch":
+        if batch.pieces is not None:
+            return batch
+        flat = [*self._flat(batch.x), *_flatten(batch.y), *_flatten(batch.sample_weight)]
+        return dataclasses.replace(batch, pieces=self._traced[batch.key].place(*flat))
+
+    def _run(self, batch: "_Batch") -> dict[str, tf.Tensor]:
+        assert self.run is not None
+        pieces = self._placed(batch).pieces
+        assert pieces is not None
+        self.run.store.before_step()
+        return self._traced[batch.key].run(*pieces)
+
+    def _train_on(self, batch: "_Batch") -> dict[str, tf.Tensor]:
+        if batch.key not in self._traced:
+            step = self._capture(batch.x, batch.y, batch.sample_weight)
             if self.run is None:
                 self.run = self._start(step)
                 # Validation, from now on, runs under the strategy as well.
                 self.model.test_function = self.test
                 self.model.predict_function = self.predict
-            self._traced[key] = self.run.train_function(step)
+            run = self.run
+            self._traced[batch.key] = trace(
+                "training", run.place_function(step), run.train_function(step)
+            )
+        logs = self._run(batch)
         assert self.run is not None
-        self.run.store.before_step()
-        logs = self._traced[key](*self._flat(x), *_flatten(y), *_flatten(sample_weight))
         self.run.store.after_step()
         return logs
 
-    def _test_on(self, data: Any) -> dict[str, tf.Tensor]:
-        assert self.run is not None
-        x, y, sample_weight = _unpack(data)
-        key = ("test", *_shapes(x, y, sample_weight))
-        if key not in self._traced:
-            self._traced[key] = self.run.test_function(self._capture(x, y, sample_weight))
-        self.run.store.before_step()
-        return self._traced[key](*self._flat(x), *_flatten(y), *_flatten(sample_weight))
+    def _test_on(self, batch: "_Batch") -> dict[str, tf.Tensor]:
+        run = self.run
+        assert run is not None
+        if batch.key not in self._traced:
+            step = self._capture(batch.x, batch.y, batch.sample_weight)
+            self._traced[batch.key] = trace(
+                "evaluation", run.place_function(step), run.test_function(step)
+            )
+        return self._run(batch)
 
     def _predict_on(self, data: Any) -> Any:
         assert self.run is not None
         x, _, _ = _unpack(data)
-        key = ("predict", *_shapes(x))
-        if key not in self._traced:
+        key = _shapes(x)
+        if key not in self._predicting:
             learn_inputs(self.model, x)
-            self._traced[key] = self.run.predict_function(
+            self._predicting[key] = self.run.predict_function(
                 capture(self.model, _batch_size(x), self.time_chunk)
             )
         self.run.store.before_step()
-        return self._traced[key](*self._flat(x))
+        return self._predicting[key](*self._flat(x))
 
     def _capture(self, x: Any, y: Any, sample_weight: Any) -> CapturedStep:
         self.model._symbolic_build(data_batch=(x, y, sample_weight))

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from keras_soap.graph.region import Regions
-from keras_soap.operators.rule import Dimension
+from keras_soap.operators.rule import NOT_AN_AXIS, Dimension
 from keras_soap.strategy.parallel_config import ParallelConfig
 
 
@@ -46,7 +46,7 @@ def output_layout(
     """Layout of an operator's output."""
     axes = [dtensor.UNSHARDED] * rank
     for dimension, degree in zip(dimensions, config.degrees, strict=True):
-        if degree > 1:
+        if degree > 1 and dimension.axes[output] != NOT_AN_AXIS:
             axes[dimension.axes[output]] = dimension.name
     return dtensor.Layout(axes, on)
 

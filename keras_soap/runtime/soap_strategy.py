@@ -161,6 +161,13 @@ class SoapStrategy(keras.callbacks.Callback):
         }
 
     @property
+    def tracing_seconds(self) -> float:
+        """What it took to trace the steps that have run so far, of training and evaluation."""
+        self._started()
+        assert self._functions is not None
+        return self._functions.tracing_seconds
+
+    @property
     def plan(self) -> Plan:
         """The strategy with its simulated costs, to print, save, trace or report."""
         if self._plan is None:
@@ -274,7 +281,8 @@ class SoapStrategy(keras.callbacks.Callback):
             run.meshes[number],
             run.lowering.dimensions[number],
             run.strategy.configs[number],
-            len(operator.output.shape),
+            len(operator.output_specs[operator.first_made].shape),
+            operator.first_made,
         )
 
 

@@ -11,14 +11,14 @@ The order and the facts are those of `tasks.build`, read from the same `Lowering
    optimizer updates each shard.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 
 from keras_soap.capture.model import CapturedModel
-from keras_soap.graph.operator_graph import Edge, TensorRef
+from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
@@ -40,7 +40,9 @@ class _PartTrace:
     weights: list[tf.Tensor]
     combined: list[tf.Tensor]
     contributions: list[tf.Tensor]
-    outputs: tuple[tf.Tensor, ...]
+    outputs: tuple[Any, ...]
+    """A tensor for each output; None for a space."""
+    report: tf.Tensor | None = None
     kept: list[tuple[int, tf.Tensor, tf.Tensor]] = field(default_factory=list)
     """What the rule kept in memory: stage, tensor as made, tensor as later stages read it. Every
     stage is differentiated by itself, from its contribution and what it kept, back to what it
@@ -89,11 +91,11 @@ class StepTracer:
         """Names of the devices of an operator's parts."""
         return [self.device_names[device] for device in self.configs[number].devices]
 
-    def forward(self, fed: dict[int, tf.Tensor]) -> None:
+    def forward(self, fed: Mapping[int, tf.Tensor | Sequence[tf.Tensor]]) -> None:
         """Traces all forward tasks.
 
         Args:
-            fed: For each input operator its tensor, whole.
+            fed: For each input operator its tensor, whole, or what `cut_batch` has made of it.
         """
         for number, operator in enumerate(self.graph.operators):
             with tf.name_scope(_scope(operator.name)):
@@ -102,12 +104,22 @@ class StepTracer:
                 else:
                     self.traces.append(self._forward(number))
 
-    def _feed(self, number: int, tensor: tf.Tensor) -> list[_PartTrace]:
-        traces = []
+    def cut_batch(self, number: int, tensor: tf.Tensor) -> list[tf.Tensor]:
+        """For each part of an input operator its piece of the whole tensor, on its device."""
+        pieces = []
         whole = tuple((0, size) for size in self.graph.operators[number].output.shape)
         for part, device in zip(self.parts[number], self.devices(number), strict=True):
             with tf.name_scope("feed"), tf.device(HOST):
                 piece = cut(tensor, whole, part.output)
+                pieces.append(collectives.move(piece, device))
+        return pieces
+
+    def _feed(self, number: int, fed: tf.Tensor | Sequence[tf.Tensor]) -> list[_PartTrace]:
+        pieces = self.cut_batch(number, fed) if isinstance(fed, tf.Tensor) else fed
+        traces = []
+        for piece, device in zip(pieces, self.devices(number), strict=True):
+            with tf.name_scope("feed"):
+                # Says where it is.
                 piece = collectives.move(piece, device)
             traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
         return traces
@@ -155,6 +167,7 @@ class StepTracer:
                 self._watch(trace)
                 result = rule.compute(call)
             trace.outputs = result.outputs
+            trace.report = result.report
             for position, value in result.updates.items():
                 self.updates.setdefault(operator.weights[position], {})[device] = value
         return traces
@@ -177,10 +190,12 @@ class StepTracer:
         """A tensor as a whole, on the host."""
         number = ref.operator
         block = self.lowering.operator(number, self.configs[number].degrees)
-        pieces = [
-            (_ranges(region), collectives.move(trace.outputs[ref.output], HOST))
+        # Of parts that make the same, one.
+        made = {
+            _ranges(region): trace.outputs[ref.output]
             for region, trace in zip(block.outputs[ref.output], self.traces[number], strict=True)
-        ]
+        }
+        pieces = [(region, collectives.move(tensor, HOST)) for region, tensor in made.items()]
         with tf.device(HOST):
             return assemble(pieces)
 
@@ -275,9 +290,8 @@ class StepTracer:
             with tf.device(device):
                 arrived = self._arrived(number, part, trace)
                 sources = self._sources(trace)
-                gradients.append(
-                    trace.tape.gradient(list(trace.outputs), sources, output_gradients=arrived)
-                )
+                made = [tensor for tensor in trace.outputs if tensor is not None]
+                gradients.append(trace.tape.gradient(made, sources, output_gradients=arrived))
         for stage in reversed(range(len(traces[0].combined))):
             self._combine_gradients(number, stage, gradients, block)
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
@@ -297,8 +311,8 @@ class StepTracer:
         return [*inputs, *trace.weights, *trace.combined, *kept]
 
     def _arrived(self, number: int, part: int, trace: _PartTrace) -> list[tf.Tensor]:
-        """Sum of the gradients that arrived for each output; a loss starts from its weight."""
-        if self.graph.operators[number].kind == "loss":
+        """Sums of the gradients that arrived for outputs; a loss starts from its weight."""
+        if self.graph.operators[number].kind in LOSS_KINDS:
             dtype = trace.outputs[0].dtype
             start = tf.constant(self.captured.layers[number].weight, dtype)
             scale = self._loss_scale and self._loss_scale(self.devices(number)[part])
@@ -307,6 +321,8 @@ class StepTracer:
         block = self.lowering.operator(number, self.configs[number].degrees)
         result: list[tf.Tensor] = []
         for output, pieces in enumerate(arriving):
+            if trace.outputs[output] is None:
+                continue
             if pieces:
                 result.append(accumulate(pieces, _ranges(block.outputs[output][part])))
             else:

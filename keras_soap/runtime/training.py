@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
-from keras_soap.capture.losses import CapturedStep, LossTerm
+from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import CapturedModel
 from keras_soap.operators.rule import DimensionKind
 from keras_soap.runtime import collectives, layouts
@@ -87,18 +87,30 @@ class TrainingRun:
         layout = dtensor.Layout.replicated(mesh, rank=len(whole))
         return ShardedVariable(variable, layout, devices, [whole] * len(devices))
 
-    def train_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
-        """The `tf.function` of one training step on batches like those of `step`.
+    def place_function(self, step: CapturedStep) -> Callable[..., list[tf.Tensor]]:
+        """The `tf.function` from a batch like those of `step` to its pieces on their devices.
 
-        It takes the flat inputs, targets and sample weights, and returns Keras's logs.
+        It takes the flat inputs, targets and sample weights; training and evaluation take what
+        it makes.
         """
-        lowering, strategy = self._for_batch(step.model)
-        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+        order = step.fed
+        tracer = self._tracer(step.model, training=False)
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
-        def train(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(step.model, lowering, strategy, self.device_names, self.store, True)
-            tracer.forward(dict(zip(order, fed, strict=True)))
+        def place(*fed: tf.Tensor) -> list[tf.Tensor]:
+            pieces = [tracer.cut_batch(*pair) for pair in zip(order, fed, strict=True)]
+            return [piece for of_input in pieces for piece in of_input]
+
+        return place
+
+    def train_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
+        """The `tf.function` of one training step, from the pieces of a batch to Keras's logs."""
+        placed = self._tracer(step.model, training=True)
+
+        @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
+        def train(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
+            tracer = self._tracer(step.model, training=True)
+            tracer.forward(_by_input(tracer, step.fed, pieces))
             logs = self._report(step, tracer)
             tracer.backward(self.optimizer.loss_scale)
             gradients = self._reduced_gradients(tracer)
@@ -111,15 +123,12 @@ class TrainingRun:
 
     def test_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
         """The `tf.function` of one evaluation step, with the arguments of a training step's."""
-        lowering, strategy = self._for_batch(step.model)
-        order = [*step.model.inputs, *step.targets, *step.sample_weights]
+        placed = self._tracer(step.model, training=False)
 
-        @tf.function(input_signature=_signature(step.model, order), autograph=False)
-        def test(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(
-                step.model, lowering, strategy, self.device_names, self.store, training=False
-            )
-            tracer.forward(dict(zip(order, fed, strict=True)))
+        @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
+        def test(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
+            tracer = self._tracer(step.model, training=False)
+            tracer.forward(_by_input(tracer, step.fed, pieces))
             return self._report(step, tracer)
 
         return test
@@ -130,13 +139,10 @@ class TrainingRun:
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
-        lowering, strategy = self._for_batch(captured)
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def predict(*fed: tf.Tensor) -> Any:
-            tracer = StepTracer(
-                captured, lowering, strategy, self.device_names, self.store, training=False
-            )
+            tracer = self._tracer(captured, training=False)
             tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
             flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
             return keras.tree.map_structure(
@@ -151,17 +157,21 @@ class TrainingRun:
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
-        lowering, strategy = self._for_batch(captured)
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
-            tracer = StepTracer(
-                captured, lowering, strategy, self.device_names, self.store, training=False
-            )
+            tracer = self._tracer(captured, training=False)
             tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            return [[trace.outputs[0] for trace in traces] for traces in tracer.traces]
+            return [
+                [trace.outputs[operator.first_made] for trace in traces]
+                for operator, traces in zip(captured.graph.operators, tracer.traces, strict=True)
+            ]
 
         return forward
+
+    def _tracer(self, captured: CapturedModel, training: bool) -> StepTracer:
+        lowering, strategy = self._for_batch(captured)
+        return StepTracer(captured, lowering, strategy, self.device_names, self.store, training)
 
     def _for_batch(self, captured: CapturedModel) -> tuple[Lowering, Strategy]:
         """Lowering and strategy for batches of the captured size.
@@ -185,24 +195,23 @@ class TrainingRun:
         device = self.device_names[REPORT_DEVICE]
         total = []
         with tf.name_scope("report"):
+            batch_size = step.model.graph.batch_size
             for numbers in step.losses:
                 term = step.term(numbers[0])
-                arrived = []
-                parts = [
-                    pair
-                    for number in numbers
-                    for pair in zip(tracer.traces[number], tracer.devices(number), strict=True)
-                ]
-                for trace, source in parts:
-                    with tf.device(source):
-                        report = _pack(trace.outputs[0], term, trace.inputs)
-                    arrived.append(report if source == device else collectives.move(report, device))
+                report = _summed_report(numbers, tracer, device)
                 with tf.device(device):
-                    value = _unpack(tf.add_n(arrived), term, step.model.graph.batch_size)
-                    total.append(value * term.weight)
+                    loss = report[0]
+                    _add_states(report[1:], term.metric_variables)
+                    if term.tracker is not None:
+                        term.tracker.update_state(loss, sample_weight=batch_size)
+                    total.append(loss * term.weight)
+            for numbers in step.metrics:
+                report = _summed_report(numbers, tracer, device)
+                with tf.device(device):
+                    _add_states(report, step.term(numbers[0]).metric_variables)
             total += self.penalties.values(device)
             with tf.device(device):
-                batch_size = step.model.graph.batch_size
+                total = [tf.cast(value, total[0].dtype) for value in total]
                 self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)
                 return self.model.get_metrics_result()
 
@@ -247,6 +256,23 @@ def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorS
     return [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
 
 
+def _piece_signature(tracer: StepTracer, order: Sequence[int]) -> list[tf.TensorSpec]:
+    return [
+        tf.TensorSpec([stop - start for start, stop in part.output], operator.output.dtype)
+        for number in order
+        for operator in [tracer.graph.operators[number]]
+        for part in tracer.parts[number]
+    ]
+
+
+def _by_input(
+    tracer: StepTracer, order: Sequence[int], pieces: Sequence[tf.Tensor]
+) -> dict[int, Sequence[tf.Tensor]]:
+    """Pieces by the number of their input operator."""
+    left = iter(pieces)
+    return {number: [next(left) for _ in tracer.parts[number]] for number in order}
+
+
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
     return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 1)
 
@@ -284,25 +310,27 @@ def _sum(gradients: list[Any]) -> Any:
     return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
 
 
-def _pack(loss: tf.Tensor, term: LossTerm, inputs: Sequence[Any]) -> tf.Tensor:
-    """One float32 vector of what a part reports: its loss, and what it adds to metrics."""
-    states = term.metric_states(inputs)
-    flat = [tf.reshape(tf.cast(value, tf.float32), [-1]) for value in (loss, *states)]
-    return tf.concat(flat, 0)
+def _summed_report(numbers: Sequence[int], tracer: StepTracer, device: str) -> tf.Tensor:
+    """What all parts of some operators report, on `device`."""
+    arrived = []
+    for number in numbers:
+        for trace, source in zip(tracer.traces[number], tracer.devices(number), strict=True):
+            assert trace.report is not None
+            arrived.append(
+                trace.report if source == device else collectives.move(trace.report, device)
+            )
+    with tf.device(device):
+        return tf.add_n(arrived)
 
 
-def _unpack(report: tf.Tensor, term: LossTerm, batch_size: int) -> tf.Tensor:
-    """Adds a whole report to Keras's metrics; gives the loss."""
-    start = 1
-    for variable in term.metric_variables:
+def _add_states(added: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
+    """Adds to Keras's metrics what all parts have for their variables, flat."""
+    start = 0
+    for variable in variables:
         size = math.prod(variable.shape)
-        added = tf.reshape(report[start : start + size], variable.shape)
-        variable.assign_add(tf.cast(added, variable.dtype))
+        value = tf.reshape(added[start : start + size], variable.shape)
+        variable.assign_add(tf.cast(value, variable.dtype))
         start += size
-    loss = report[0]
-    if term.tracker is not None:
-        term.tracker.update_state(loss, sample_weight=batch_size)
-    return loss
 
 
 def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:

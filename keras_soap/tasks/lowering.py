@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.graph.operator_graph import Edge, OperatorGraph, dtype_bytes
-from keras_soap.graph.region import Regions, volume
+from keras_soap.graph.region import Regions, volume, whole
 from keras_soap.operators import registry
-from keras_soap.operators.rule import NOT_AN_AXIS, Combine, Dimension, Part
+from keras_soap.operators.rule import Combine, Dimension, Part
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks import overlap
@@ -174,22 +174,15 @@ class Lowering:
         return OperatorBlock(tuple(outputs), inputs, tuple(weights), tuple(combines))
 
     def _outputs(self, number: int, indices: np.ndarray, degrees: tuple[int, ...]) -> list[Regions]:
-        outputs = []
-        for position, spec in enumerate(self.graph.operators[number].output_specs):
-            regions = np.zeros((len(indices), len(spec.shape), 2), np.int64)
-            regions[..., 1] = spec.shape
-            for column, (dimension, degree) in enumerate(
-                zip(self.dimensions[number], degrees, strict=True)
-            ):
-                axis = dimension.axes[position]
-                if axis == NOT_AN_AXIS:
-                    continue
-                size = spec.shape[axis] // degree
-                start = indices[:, column] * size
-                regions[:, axis, 0] = start
-                regions[:, axis, 1] = start + size
-            outputs.append(regions)
-        return outputs
+        operator = self.graph.operators[number]
+        regions = whole(len(indices), operator.output.shape)
+        for column, (dimension, degree) in enumerate(
+            zip(self.dimensions[number], degrees, strict=True)
+        ):
+            size = operator.output.shape[dimension.axis] // degree
+            regions[:, dimension.axis, 0] = indices[:, column] * size
+            regions[:, dimension.axis, 1] = regions[:, dimension.axis, 0] + size
+        return registry.find(operator.kind).output_regions(operator, regions)
 
     def sparse_rows(
         self, number: int, position: int, degrees: tuple[int, ...]

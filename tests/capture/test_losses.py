@@ -9,6 +9,7 @@ from keras import layers
 from keras_soap.capture.losses import capture_step
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
+from keras_soap.operators import registry
 from tests.runtime.subjects import SUBJECTS, first_batch
 
 BATCH = 4
@@ -58,17 +59,18 @@ def test_a_loss_reads_prediction_and_target_and_gives_a_value_for_each_sample():
 
 
 @pytest.mark.parametrize(
-    ("activation", "loss", "y"),
+    ("activation", "loss", "y", "inputs"),
     [
-        ("softmax", "sparse_categorical_crossentropy", LABELS),
-        ("softmax", "categorical_crossentropy", ONE_HOT),
-        ("sigmoid", "binary_crossentropy", ONE_HOT),
+        ("softmax", "sparse_categorical_crossentropy", LABELS, ["class", "target"]),
+        ("softmax", "categorical_crossentropy", ONE_HOT, ["class", "target"]),
+        # Its metrics want the prediction.
+        ("sigmoid", "binary_crossentropy", ONE_HOT, ["class/sigmoid", "target", "class"]),
     ],
 )
-def test_a_cross_entropy_works_on_the_logits_as_keras_does(activation, loss, y):
+def test_a_cross_entropy_works_on_the_logits_as_keras_does(activation, loss, y, inputs):
     captured = single(classes(activation), loss, y)
     operator = loss_of(captured)
-    assert reads(captured, operator) == [f"class/{activation}", "target", "class"]
+    assert reads(captured, operator) == inputs
     graph = captured.model.graph
     back = {
         graph.operators[edge.producer.operator].name
@@ -85,7 +87,51 @@ def test_a_layer_of_softmax_gives_its_input_as_logits():
         "sparse_categorical_crossentropy",
         LABELS,
     )
-    assert reads(captured, loss_of(captured)) == ["p", "target", "class"]
+    assert reads(captured, loss_of(captured)) == ["class", "target"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        ("sparse_categorical_crossentropy", LABELS),
+        ("sparse_categorical_crossentropy", LABELS[:, None]),
+        ("categorical_crossentropy", ONE_HOT),
+        (keras.losses.CategoricalCrossentropy(label_smoothing=0.1), ONE_HOT),
+    ],
+)
+def test_a_cross_entropy_can_be_split_along_the_classes(loss, y):
+    captured = single(classes(), loss, y, metrics=["accuracy"])
+    operator = loss_of(captured)
+    (_, dimension) = registry.find(operator.kind).dimensions(operator)
+    assert (dimension.name, dimension.size) == ("classes", 3)
+    assert not captured.metrics
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [
+        # Keras works on the clipped prediction, since the logits are not at hand.
+        (classes("sigmoid"), keras.losses.CategoricalCrossentropy()),
+        (classes(), keras.losses.CategoricalFocalCrossentropy()),
+        (classes(), lambda t, p: keras.losses.categorical_crossentropy(t, p)),
+    ],
+)
+def test_other_losses_keep_their_classes_whole(output, loss):
+    operator = loss_of(single(output, loss, ONE_HOT))
+    assert [d.name for d in registry.find(operator.kind).dimensions(operator)] == ["sample"]
+
+
+def test_metrics_that_need_whole_predictions_are_operators_that_read_them():
+    metrics = ["accuracy", keras.metrics.TopKCategoricalAccuracy(2)]
+    captured = single(classes(), "categorical_crossentropy", ONE_HOT, metrics=metrics)
+    ((number,),) = captured.metrics
+    graph = captured.model.graph
+    assert graph.operators[number].attributes["metrics"] == ["top_k_categorical_accuracy"]
+    assert reads(captured, graph.operators[number]) == ["class/softmax", "target"]
+    assert graph.operators[number].attributes["report_bytes"] == 8
+    assert not graph.has_backward[number]
+    # The loss has the other one.
+    assert loss_of(captured).attributes["report_bytes"] == 4 + 8
 
 
 @pytest.mark.parametrize(
@@ -136,11 +182,7 @@ def test_each_output_has_its_loss_weight_target_and_metrics():
     assert found == {
         # Targets and weights by name, kind before price.
         "mean_squared_error": (["price", "target_1", "sample_weight_1"], 0.3, 2),
-        "categorical_crossentropy": (
-            ["kind/softmax", "target_0", "sample_weight_0", "kind"],
-            2.0,
-            1,
-        ),
+        "categorical_crossentropy": (["kind", "target_0", "sample_weight_0"], 2.0, 1),
     }
 
 
@@ -150,7 +192,9 @@ def test_parts_of_a_loss_add_up_to_it():
     rng = np.random.default_rng(0)
     y_pred = tf.constant(rng.normal(size=(BATCH, 3)).astype("float32"))
     whole = keras.losses.Huber()(ONE_HOT, y_pred)
-    parts = [term.partial([y_pred[a : a + 2], tf.constant(ONE_HOT[a : a + 2])]) for a in (0, 2)]
+    parts = [
+        term.result([y_pred[a : a + 2], tf.constant(ONE_HOT[a : a + 2])], None)[0] for a in (0, 2)
+    ]
     assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
 
 
@@ -182,14 +226,54 @@ def test_activity_regularizers_that_may_not_add_up():
 
 
 class AddsLoss(layers.Layer):
+    def __init__(self, loss, **kwargs):
+        super().__init__(**kwargs)
+        self.loss = loss
+
     def call(self, x):
-        self.add_loss(keras.ops.mean(x))
+        self.add_loss(self.loss(x))
         return x
 
 
-def test_layers_that_add_losses():
-    with pytest.raises(CaptureError, match=r"'mine_too' calls add_loss\(\)"):
-        single(lambda x: AddsLoss(name="mine_too")(classes(None)(x)), "mse", ONE_HOT)
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [(keras.ops.mean, "samplewise"), (keras.ops.sum, "samplewise"), (keras.ops.std, "whole")],
+)
+def test_losses_that_layers_add_are_outputs_of_theirs(loss, kind):
+    added = AddsLoss(loss, name="mine_too")
+    captured = single(lambda x: added(classes(None)(x)), "mse", ONE_HOT)
+    graph = captured.model.graph
+    adding = graph.operators[graph.index("mine_too")]
+    assert adding.kind == kind
+    assert adding.output_specs[1:] == (TensorSpec((BATCH,), "float32"),)
+    of_layer = loss_of(captured, 1)
+    assert [ref.output for ref in of_layer.inputs] == [1]
+    assert reads(captured, of_layer) == ["mine_too"]
+    assert not added._loss_ids
+
+
+def tagging(loss):
+    words = keras.Input((6,), dtype="int32", name="words")
+    x = layers.Embedding(9, 4, mask_zero=True, name="table")(words)
+    model = keras.Model(words, layers.Dense(3, name="tags")(x), name="mine")
+    model.compile("sgd", loss)
+    return step(model, np.zeros((BATCH, 6), "int64"))
+
+
+def test_the_mask_of_an_output_is_an_input_of_its_loss():
+    captured = tagging(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = loss_of(captured)
+    *others, mask = reads(captured, loss)
+    assert others == ["tags", "target"]
+    assert captured.model.graph.operators[captured.model.graph.index(mask)].output == TensorSpec(
+        (BATCH, 6), "bool"
+    )
+    assert loss.attributes["is_normalized"]
+
+
+def test_a_mask_that_does_not_fit_the_values_of_the_loss():
+    with pytest.raises(CaptureError, match=r"'tags' has a mask of shape \(4, 6\).*\(4,\)"):
+        tagging(lambda t, p: keras.ops.mean(p, (1, 2)))
 
 
 def test_a_loss_that_is_not_reduced():

@@ -8,6 +8,7 @@ import pytest
 from keras_soap.cli.models import load_graph
 from keras_soap.errors import CaptureError
 from keras_soap.graph import zoo
+from keras_soap.graph.operator_graph import LOSS_KINDS
 
 MODELS = """
 import keras
@@ -44,7 +45,7 @@ def inputs_of_loss(graph, name):
 
 
 def loss_names(graph):
-    return [operator.name for operator in graph.operators if operator.kind == "loss"]
+    return [operator.name for operator in graph.operators if operator.kind in LOSS_KINDS]
 
 
 def test_a_classifier_trains_on_class_numbers(module):

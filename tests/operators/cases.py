@@ -138,7 +138,7 @@ CASES = {
         lambda: layers.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 4, 9, 16]), IMAGE
     ),
     # embedding
-    "embedding": of(lambda: layers.Embedding(5, 6), ((4, 6), "int32")),
+    "embedding": of(lambda: layers.Embedding(6, 8), ((4, 6), "int32")),
     "embedding of one word": of(lambda: layers.Embedding(5, 6), ((4,), "int64")),
     # recurrent
     "LSTM": of(lambda: layers.LSTM(4), (4, 3, 2)),
@@ -202,6 +202,7 @@ CASES = {
     "activation": of(lambda: layers.Activation("gelu"), SERIES),
     "activation softmax": of(lambda: layers.Activation("softmax"), SERIES),
     "softmax": of(lambda: layers.Softmax(axis=1), SERIES),
+    "logarithm of a softmax": of(lambda: layers.Activation("log_softmax"), SERIES),
     "softmax over two axes": of(lambda: layers.Softmax(axis=[1, 2]), IMAGE),
     "rescaling": of(lambda: layers.Rescaling(0.5, 1.0), IMAGE),
     "identity": of(layers.Identity, SERIES),
@@ -241,6 +242,7 @@ CASES = {
     "operation where": of(lambda: ops.numpy.Where(), (SERIES, "bool"), SERIES, (4,)),
     "operation tanh": of(lambda: ops.numpy.Tanh(), SERIES),
     "operation softmax": of(lambda: ops.nn.Softmax(axis=1), SERIES),
+    "operation logarithm of a softmax": of(lambda: ops.nn.LogSoftmax(axis=-1), SERIES),
     "operation concatenate": of(
         lambda: ops.numpy.Concatenate(axis=1), SERIES, SERIES, list_of_inputs=True
     ),

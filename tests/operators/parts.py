@@ -25,6 +25,11 @@ from keras_soap.operators.computation import read_variables
 from keras_soap.operators.rule import Dimension, Part, PartCall
 from keras_soap.tasks.lowering import Lowering, OperatorBlock
 
+REDUCTIONS = {
+    "sum": tf.add_n,
+    "max": lambda tensors: tf.stop_gradient(tf.reduce_max(tf.stack(tensors), axis=0)),
+}
+
 
 @dataclass
 class Subject:
@@ -120,13 +125,15 @@ def subject(
         )
         for v in variables
     )  # fmt: skip
+    kind = kind or registry.kind_of_layer(type(layer).__name__)
+    made = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in outputs)
     operator = Operator(
         layer.name,
-        kind or registry.kind_of_layer(type(layer).__name__),
+        kind,
         layer.name,
         tuple(TensorRef(i) for i in range(len(specs))),
         tuple(specs),
-        tuple(TensorSpec(tuple(x.shape), x.dtype) for x in outputs),
+        registry.find(kind).output_specs(attributes_of(layer), made),
         tuple(range(len(weights))),
         weights,
         recorded.attributes(layer),
@@ -196,7 +203,7 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
     views = rule.weight_shapes(operator)
     weights = [v.numpy().reshape(view) for v, view in zip(subject.variables, views, strict=True)]
     outcome = Outcome(
-        [np.full(spec.shape, np.nan) for spec in operator.output_specs],
+        [np.full(spec.shape, np.nan) for spec in operator.output_specs[operator.first_made :]],
         [np.zeros(spec.shape) if spec.is_floating else None for spec in operator.input_specs],
         [np.zeros(view) for view in views[:num_trainable]],
         {},
@@ -218,21 +225,26 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
         for number, combine in enumerate(combines):
             calls = _combined(rule, calls, number, combine)
         results = [rule.compute(call) for call in calls]
+        assert all(x is None for result in results for x in result.outputs[: operator.first_made])
+        outputs = [result.outputs[operator.first_made :] for result in results]
+        regions_made = block.outputs[operator.first_made :]
         target = 0.0
-        for index, result in enumerate(results):
+        for index, made in enumerate(outputs):
             own = [
-                g[_slices(regions[index])]
-                for g, regions in zip(output_gradients, block.outputs, strict=True)
+                # Of parts that make the same, another part gives each position its gradient.
+                g[_slices(regions[index])] * _is_read_from(index, regions)
+                for g, regions in zip(output_gradients, regions_made, strict=True)
             ]
-            target += _weighted(result.outputs, own)
+            target += _weighted(made, own)
     gradients = dict(zip(map(id, flat), tape.gradient(target, flat), strict=True))
     for index, (part, result) in enumerate(zip(parts, results, strict=True)):
-        for whole, made, regions in zip(
-            outcome.outputs, result.outputs, block.outputs, strict=True
-        ):
+        for whole, made, regions in zip(outcome.outputs, outputs[index], regions_made, strict=True):
             box = _slices(regions[index])
             assert made.shape == whole[box].shape, f"{part} makes {made.shape}"
-            assert np.isnan(whole[box]).all(), f"{part} makes what another part has made"
+            if operator.first_made and not np.isnan(whole[box]).any():
+                assert np.array_equal(whole[box], tf.cast(made, tf.float64)), "copies differ"
+            else:
+                assert np.isnan(whole[box]).all(), f"{part} makes what another part has made"
             whole[box] = tf.cast(made, tf.float64)
         for position, x in enumerate(sources[index][0]):
             if x is not None:
@@ -259,14 +271,22 @@ def run_parts(subject: Subject, degrees, inputs, output_gradients, training=True
     return outcome
 
 
+def _is_read_from(index, regions) -> np.ndarray:
+    """1.0 where part `index` is the one to read from, of parts that make the same region."""
+    same = [n for n, region in enumerate(regions) if np.array_equal(region, regions[index])]
+    shape = tuple(stop - start for start, stop in regions[index])
+    position = np.arange(np.prod(shape)).reshape(shape) % len(same)
+    return (position == same.index(index)).astype("float32")
+
+
 def _combined(rule, calls, number, block) -> list[PartCall]:
     contributions = [rule.contribute(call, number) for call in calls]
     for contribution, elements in zip(contributions, block.combine.elements, strict=True):
         assert contribution.shape == (elements,)
         assert contribution.dtype == block.combine.dtype
-    assert block.combine.reduction == "sum"
+    reduce = REDUCTIONS[block.combine.reduction]
     sums = {
-        group: tf.add_n([c for c, g in zip(contributions, block.group, strict=True) if g == group])
+        group: reduce([c for c, g in zip(contributions, block.group, strict=True) if g == group])
         for group in set(block.group.tolist())
     }
     return [

@@ -77,6 +77,9 @@ def anything(lowering: Lowering, seed: int) -> Strategy:
     return uniform(lowering, choose)
 
 
+VOCABULARY = ("vocabulary", "units", "channel", "classes")
+"""What splits tables by their rows, and logits by classes, from the projection to the loss."""
+
 NAMED: dict[str, Callable[[Lowering], Strategy]] = {
     "S": lambda lowering: split(lowering, {"S": 4}),
     "A, height": lambda lowering: split(lowering, {"height": 4}),
@@ -88,6 +91,8 @@ NAMED: dict[str, Callable[[Lowering], Strategy]] = {
     "S and A": lambda lowering: split(lowering, {"S": 2, "height": 2}, (2, 0, 3, 1)),
     "S and P": lambda lowering: split(lowering, {"S": 2, "P": 2}, (3, 2, 1, 0)),
     "A and P": lambda lowering: split(lowering, {"width": 2, "P": 2}, (1, 3, 0, 2)),
+    "vocabulary": lambda lowering: split(lowering, dict.fromkeys(VOCABULARY, 4), (2, 0, 3, 1)),
+    "S and vocabulary": lambda lowering: split(lowering, {"S": 2} | dict.fromkeys(VOCABULARY, 2)),
     "one device": lambda lowering: split(lowering, {}, (2,)),
     "three devices": lambda lowering: split(lowering, {"S": 2, "P": 2, "A": 3}, (3, 1, 2)),
 }

@@ -9,11 +9,16 @@ from keras_soap.objective import Objective
 from keras_soap.tasks import all_reduce, build
 from keras_soap.tasks.task_graph import TaskKind
 from tests.runtime.strategies import NAMED
+from tests.runtime.test_vocabulary import WORDS
 from tests.runtime.traced import TracedStep, traced
 
 CASES = [
     *(("images", strategy) for strategy in [*NAMED, *(f"anything {seed}" for seed in range(1, 4))]),
     ("texts", "S and P"),
+    ("texts", "vocabulary"),
+    ("words", "vocabulary"),
+    ("words", "S and vocabulary"),
+    ("words", "anything 1"),
     ("texts", "anything 1"),
     ("pairs", "S"),
     ("pairs", "O, overlapping"),
@@ -21,6 +26,7 @@ CASES = [
     ("family", "anything 1"),
     ("heads", "O, overlapping"),
 ]
+assert "words" in WORDS
 TRANSFERS = (TaskKind.TRANSFER, TaskKind.GRADIENT_TRANSFER, TaskKind.REPORT_TRANSFER)
 
 

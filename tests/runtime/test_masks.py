@@ -55,7 +55,8 @@ def of_two(y):
 
 
 def attention(y):
-    y = layers.MultiHeadAttention(2, 4, name="heads")(y, y)
+    # Without biases: that of the keys has no gradient, but for what rounding leaves of it.
+    y = layers.MultiHeadAttention(2, 4, use_bias=False, name="heads")(y, y)
     y = layers.Multiply(name="product")([y, layers.Dense(8, name="gate")(y)])
     nested = keras.Sequential([layers.GRU(8, name="gru")], name="nested")
     return nested(y)
@@ -70,6 +71,71 @@ AFTER = {
     "merged": of_two,
     "lost": lambda y: layers.Flatten(name="flat")(y),
 }
+
+
+def each_step(last: Callable, recurrent: bool = False) -> Callable[[], keras.Model]:
+    """A prediction for each word: its mask is for the loss."""
+
+    def build() -> keras.Model:
+        x = keras.Input((6,), dtype="int32", name="words")
+        y = layers.Embedding(12, 8, mask_zero=True, name="table")(x)
+        if recurrent:
+            y = layers.SimpleRNN(8, return_sequences=True, name="rnn")(y)
+        return keras.Model(x, last(y), name="masked")
+
+    return build
+
+
+def tagged_words(rng: np.random.Generator):
+    x, _ = words(rng)
+    return x, rng.integers(0, 8, x.shape)
+
+
+def weighted_words(rng: np.random.Generator):
+    x, y = tagged_words(rng)
+    return x, y, rng.uniform(0.5, 2, x.shape).astype("float32")
+
+
+def valued_words(rng: np.random.Generator):
+    x, _ = words(rng)
+    return x, rng.normal(size=(*x.shape, 4)).astype("float32")
+
+
+def tags(activation="softmax"):
+    return lambda y: layers.Dense(8, activation, name="tag")(y)
+
+
+def of_tags(loss="sparse_categorical_crossentropy", **more):
+    # Top k needs whole predictions.
+    top = keras.metrics.SparseTopKCategoricalAccuracy(2)
+    return {"loss": loss, "metrics": ["accuracy", top], **more}
+
+
+def masked_mean():
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
+    return of_tags(loss, weighted_metrics=["accuracy"])
+
+
+OF_EACH_STEP = {
+    "tags": Subject(each_step(tags()), of_tags, tagged_words),
+    "weighted tags": Subject(each_step(tags()), masked_mean, weighted_words),
+    "tags in blocks": Subject(each_step(tags(), True), of_tags, tagged_words, time_chunk=2),
+    "tags left out": Subject(
+        each_step(tags(None)),
+        lambda: of_tags(keras.losses.SparseCategoricalCrossentropy(True, ignore_class=3)),
+        tagged_words,
+    ),
+    "values": Subject(
+        each_step(lambda y: layers.Dense(4, name="value")(y)),
+        lambda: {"loss": "mse", "metrics": ["mae"]},
+        valued_words,
+    ),
+    "summed values": Subject(
+        each_step(lambda y: layers.Dense(4, name="value")(y)),
+        lambda: {"loss": keras.losses.MeanSquaredError(reduction="sum")},
+        valued_words,
+    ),
+}
 COMPILE = {"loss": "binary_crossentropy", "metrics": ["accuracy"]}
 KNOWN |= {
     f"masks, {name}": Subject(text_model(after), lambda: COMPILE, words)
@@ -78,6 +144,7 @@ KNOWN |= {
     "masks, steps": Subject(step_model, lambda: COMPILE, steps),
     "masks, blocks": Subject(text_model(AFTER["lstm"]), lambda: COMPILE, words, time_chunk=2),
 }
+KNOWN |= {f"masks, {name}": subject for name, subject in OF_EACH_STEP.items()}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +164,12 @@ KNOWN |= {
         ("steps", "S", "sgd"),
         ("steps", "three devices", "sgd"),
         ("blocks", "S and P", "sgd"),
+        ("tags", "vocabulary", "adam"),
+        ("weighted tags", "S and vocabulary", "sgd"),
+        ("tags in blocks", "S and vocabulary", "sgd"),
+        ("tags left out", "S and vocabulary", "sgd"),
+        ("values", "S and P", "sgd"),
+        ("summed values", "anything", "sgd"),
     ],
 )
 def test_masks_train_as_in_keras(subject, strategy, optimizer):

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import OperatorGraph, TensorSpec
+from keras_soap.graph.operator_graph import SPACE, OperatorGraph, TensorSpec
 from keras_soap.graph.zoo import Builder
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import families
@@ -158,7 +158,9 @@ class _Graph:
         layer = "table" if self.rng.random() < 0.5 else ""
         shape = (self.batch, 4, 8)
         table = [("embeddings", (12, 8))]
-        self.series.append(self.b.add("embed", "embedding", [tokens], [shape], table, layer))
+        space = TensorSpec((*shape, 12), SPACE)
+        number = self.b.add("embed", "embedding", [tokens], [space, shape], table, layer)
+        self.series.append(self.b.add("relu", "elementwise", [(number, 1)], [shape]))
 
     def recurrence(self) -> None:
         if not self.series:
@@ -185,8 +187,20 @@ class _Graph:
     def loss(self) -> None:
         x = self.pick(self.vectors)
         target = self.b.input("target", dtype="int32")
-        spec = TensorSpec((self.batch,), "float32")
-        self.b.add("loss", "loss", [x, target], [spec], report_bytes=int(self.rng.choice([0, 8])))
+        report_bytes = int(self.rng.choice([0, 8]))
+        if self.rng.random() < 0.5:
+            self.b.add("loss", "loss", [x, target], [(self.batch,)], report_bytes=report_bytes)
+            return
+        self.b.add(
+            "loss",
+            "cross_entropy",
+            [x, target],
+            [self.b.shape(x)],
+            is_sparse=True,
+            finds_classes=bool(self.rng.random() < 0.5),
+            is_normalized=bool(self.rng.random() < 0.5),
+            report_bytes=report_bytes,
+        )
 
 
 def operator_graph(rng: np.random.Generator, num_steps: int = 10) -> OperatorGraph:
