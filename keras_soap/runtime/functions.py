@@ -14,6 +14,7 @@ from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sampl
 
 from keras_soap.capture.losses import CapturedStep, capture_step
 from keras_soap.capture.model import capture, function_of
+from keras_soap.runtime import cluster
 from keras_soap.runtime.training import TrainingRun
 
 Start = Callable[[CapturedStep], TrainingRun]
@@ -62,10 +63,14 @@ class StepFunctions:
         for name, function in ours.items():
             setattr(self.model, name, function)
 
-    def remove(self) -> None:
-        """Makes the model an ordinary Keras model again, with the weights trained so far."""
+    def remove(self, gather: bool = True) -> None:
+        """Makes the model an ordinary Keras model again.
+
+        Args:
+            gather: Whether with the weights trained so far, or those that it was last asked for.
+        """
         if self.run is not None:
-            self.run.store.release()
+            self.run.store.release(gather)
         for name, function in self._kept.items():
             setattr(self.model, name, function)
         self._kept = {}
@@ -95,9 +100,11 @@ class StepFunctions:
                     raise
                 break
             try:
-                logs = step(data)
+                with cluster.watched("a step"):
+                    logs = step(data)
             except BaseException:
-                self.remove()
+                # Other clients may be gone, and cannot send what they have of the weights.
+                self.remove(gather=cluster.current() is None)
                 raise
         assert logs is not None
         return logs

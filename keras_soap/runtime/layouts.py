@@ -14,6 +14,7 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.graph.region import Regions
 from keras_soap.operators.rule import Dimension
+from keras_soap.runtime.exchange import is_here
 from keras_soap.strategy.parallel_config import ParallelConfig
 
 
@@ -27,16 +28,19 @@ def mesh(
 
 @functools.cache
 def make_mesh(axes: tuple[tuple[str, int], ...], devices: tuple[str, ...]) -> dtensor.Mesh:
-    """A mesh with the given names and sizes of axes, over devices of this process, row-major.
+    """A mesh with the given names and sizes of axes, over any devices of the clients, row-major.
 
-    `dtensor.create_mesh` does the same, and logs six lines for each.
+    `dtensor.create_mesh` does the same for devices of one process, and logs six lines for each.
     """
     numbers = np.arange(len(devices)).reshape([size for _, size in axes])
+    specs = [tf.DeviceSpec.from_string(device) for device in devices]
+    ours = [number for number, device in enumerate(devices) if is_here(device)]
     return dtensor.Mesh(
         [name for name, _ in axes],
         numbers,
-        numbers.ravel().tolist(),
-        [tf.DeviceSpec.from_string(device) for device in devices],
+        ours,
+        [specs[number] for number in ours],
+        global_devices=specs if len(ours) < len(devices) else None,
     )
 
 

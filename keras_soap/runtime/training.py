@@ -13,7 +13,8 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.losses import CapturedStep, LossTerm
 from keras_soap.capture.model import CapturedModel
 from keras_soap.operators.rule import DimensionKind
-from keras_soap.runtime import collectives, layouts
+from keras_soap.runtime import between_clients, collectives, layouts
+from keras_soap.runtime.exchange import is_here, move, on, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
@@ -52,6 +53,7 @@ class TrainingRun:
                 self.lowering.dimensions, self.strategy.configs, strict=True
             )
         ]
+        between_clients.take_over([*self.model.variables, *self.model.optimizer.variables])
         try:
             for number in range(len(graph.operators)):
                 self._shard_weights(number)
@@ -97,15 +99,16 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
         def train(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(step.model, lowering, strategy, self.device_names, self.store, True)
-            tracer.forward(dict(zip(order, fed, strict=True)))
-            logs = self._report(step, tracer)
-            tracer.backward(self.optimizer.loss_scale)
-            gradients = self._reduced_gradients(tracer)
-            self.penalties.add_to(gradients, self.optimizer.loss_scale)
-            self.optimizer.apply(gradients)
-            self._assign_updates(tracer)
-            return logs
+            with tracing():
+                tracer = self._tracer(step.model, lowering, strategy, training=True)
+                tracer.forward(dict(zip(order, fed, strict=True)))
+                logs = self._report(step, tracer)
+                tracer.backward(self.optimizer.loss_scale)
+                gradients = self._reduced_gradients(tracer)
+                self.penalties.add_to(gradients, self.optimizer.loss_scale)
+                self.optimizer.apply(gradients)
+                self._assign_updates(tracer)
+                return logs
 
         return train
 
@@ -116,11 +119,10 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
         def test(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = StepTracer(
-                step.model, lowering, strategy, self.device_names, self.store, training=False
-            )
-            tracer.forward(dict(zip(order, fed, strict=True)))
-            return self._report(step, tracer)
+            with tracing():
+                tracer = self._tracer(step.model, lowering, strategy, training=False)
+                tracer.forward(dict(zip(order, fed, strict=True)))
+                return self._report(step, tracer)
 
         return test
 
@@ -134,19 +136,19 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def predict(*fed: tf.Tensor) -> Any:
-            tracer = StepTracer(
-                captured, lowering, strategy, self.device_names, self.store, training=False
-            )
-            tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
-            return keras.tree.map_structure(
-                lambda position: flat[position], captured.output_structure
-            )
+            with tracing():
+                tracer = self._tracer(captured, lowering, strategy, training=False)
+                tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+                flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
+                return keras.tree.map_structure(
+                    lambda position: flat[position], captured.output_structure
+                )
 
         return predict
 
     def outputs_function(self, captured: CapturedModel) -> Callable[..., list[list[tf.Tensor]]]:
-        """The `tf.function` that gives, for each operator, the output of each of its parts.
+        """The `tf.function` that gives, for each operator, the output of each of its parts
+        on this client.
 
         Args:
             captured: The model alone, whose operators are the first of the step's.
@@ -155,13 +157,26 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
-            tracer = StepTracer(
-                captured, lowering, strategy, self.device_names, self.store, training=False
-            )
-            tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            return [[trace.outputs[0] for trace in traces] for traces in tracer.traces]
+            with tracing():
+                tracer = self._tracer(captured, lowering, strategy, training=False)
+                tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+                return [
+                    [
+                        trace.outputs[0]
+                        for trace, device in zip(traces, tracer.devices(number), strict=True)
+                        if is_here(device)
+                    ]
+                    for number, traces in enumerate(tracer.traces)
+                ]
 
         return forward
+
+    def _tracer(
+        self, captured: CapturedModel, lowering: Lowering, strategy: Strategy, training: bool
+    ) -> StepTracer:
+        return StepTracer(
+            captured, lowering, strategy, self.device_names, self.store, training=training
+        )
 
     def _for_batch(self, captured: CapturedModel) -> tuple[Lowering, Strategy]:
         """Lowering and strategy for batches of the captured size.
@@ -194,14 +209,21 @@ class TrainingRun:
                     for pair in zip(tracer.traces[number], tracer.devices(number), strict=True)
                 ]
                 for trace, source in parts:
-                    with tf.device(source):
+                    with on(source):
                         report = _pack(trace.outputs[0], term, trace.inputs)
-                    arrived.append(report if source == device else collectives.move(report, device))
-                with tf.device(device):
-                    value = _unpack(tf.add_n(arrived), term, step.model.graph.batch_size)
+                    arrived.append(report if source == device else move(report, source, device))
+                with on(device):
+                    report = tf.add_n(arrived)
+                report, ours = collectives.everywhere(report, device)
+                with on(ours):
+                    value = _unpack(report, term, step.model.graph.batch_size)
                     total.append(value * term.weight)
-            total += self.penalties.values(device)
-            with tf.device(device):
+            penalties = self.penalties.values(device)
+            if penalties:
+                with on(device):
+                    penalty = tf.add_n(penalties)
+                total.append(collectives.everywhere(penalty, device)[0])
+            with on(ours):
                 batch_size = step.model.graph.batch_size
                 self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)
                 return self.model.get_metrics_result()
@@ -214,7 +236,7 @@ class TrainingRun:
                 sharded = self.store[variable]
                 local = {}
                 for device, gradients in by_device.items():
-                    with tf.device(device):
+                    with on(device):
                         local[device] = _sum(gradients)
                 reduced: dict[str, Any] = {}
                 for region in dict.fromkeys(sharded.regions):
@@ -237,9 +259,10 @@ class TrainingRun:
                     if value is None:
                         region = sharded.region(device)
                         source = next(d for d in by_device if sharded.region(d) == region)
-                        value = collectives.move(by_device[source], device)
-                    with tf.device(device):
-                        sharded.on(device).value.assign(value)
+                        value = move(by_device[source], source, device)
+                    if is_here(device):
+                        with on(device):
+                            sharded.on(device).value.assign(value)
 
 
 def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorSpec]:
@@ -262,17 +285,16 @@ def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
     else:
         dense = []
         for device, gradient in zip(sources, gradients, strict=True):
-            with tf.device(device):
+            with on(device):
                 dense.append(tf.convert_to_tensor(gradient))
         summed = collectives.reduce(dense, sources)
     result = dict(zip(sources, summed, strict=True))
-    for device in holders:
-        if device not in result:
-            result[device] = tf.nest.map_structure(
-                lambda t, device=device: collectives.move(t, device),
-                summed[0],
-                expand_composites=True,
-            )
+    others = [device for device in holders if device not in result]
+    flat = tf.nest.flatten(summed[0], expand_composites=True)
+    copies = [collectives.spread(tensor, sources[0], others) for tensor in flat]
+    for device in others:
+        here = [copy[device] for copy in copies]
+        result[device] = tf.nest.pack_sequence_as(summed[0], here, expand_composites=True)
     return result
 
 
