@@ -6,6 +6,7 @@ axes that a tensor knows nothing of hold copies of it.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.graph.region import Regions
 from keras_soap.operators.rule import Dimension
-from keras_soap.runtime.exchange import is_here
+from keras_soap.runtime.exchange import client_of, is_here
 from keras_soap.strategy.parallel_config import ParallelConfig
 
 
@@ -42,6 +43,17 @@ def make_mesh(axes: tuple[tuple[str, int], ...], devices: tuple[str, ...]) -> dt
         [specs[number] for number in ours],
         global_devices=specs if len(ours) < len(devices) else None,
     )
+
+
+def is_even(devices: Sequence[str]) -> bool:
+    """Whether each client that has any of the devices has equally many: DTensor takes no others."""
+    return len(set(Counter(client_of(device) for device in devices).values())) == 1
+
+
+def of_shards_here(devices: Sequence[str], rank: int) -> dtensor.Layout:
+    """Layout of the shards on this client's devices alone, all of one shape, as if stacked."""
+    here = make_mesh((("shards", len(devices)),), tuple(devices))
+    return dtensor.Layout(["shards", *[dtensor.UNSHARDED] * (rank - 1)][:rank], here)
 
 
 def output_layout(

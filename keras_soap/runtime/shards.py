@@ -19,6 +19,7 @@ from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 from keras_soap.operators.computation import without_values
 from keras_soap.runtime import between_clients
 from keras_soap.runtime.exchange import is_here, placeholder
+from keras_soap.runtime.layouts import of_shards_here
 from keras_soap.runtime.pieces import Region, assemble, cut
 
 
@@ -27,7 +28,8 @@ class ShardedVariable:
 
     Args:
         variable: The user's variable, with its value.
-        layout: Of the DVariable.
+        layout: Of the DVariable. Where devices are of several clients, each has a DVariable of the
+            shards that are there.
         devices: Names of the devices, in the order of the layout's mesh.
         regions: For each device the region that it holds, of the variable's view (see
             `Rule.weight_shapes`): together they cover it.
@@ -57,7 +59,10 @@ class ShardedVariable:
         here = [(d, r) for d, r in zip(devices, regions, strict=True) if is_here(d)]
         if here:
             pieces = [piece for _, piece in self._cut(self.original.read_value())]
-            self.dvariable = dtensor.DVariable(dtensor.pack(pieces, layout))
+            # DTensor takes meshes only of which all clients have equally many devices.
+            own = [device for device, _ in here]
+            kept = layout if len(own) == len(devices) else of_shards_here(own, len(self.view))
+            self.dvariable = dtensor.DVariable(dtensor.pack(pieces, kept))
             self._handles = dtensor.unpack(self.dvariable.handle)
             for (device, region), handle in zip(here, self._handles, strict=True):
                 self._on_device[device] = shard_variable(variable, handle, region)

@@ -150,6 +150,9 @@ class SoapStrategy(keras.callbacks.Callback):
     def activations(self, inputs: Any) -> dict[str, Any]:
         """Outputs of all operators in inference mode, as DTensors with the strategy's layouts.
 
+        Of several clients, each calls it, and gets the operators that have parts there; but not
+        those of which clients have unequal numbers of parts, for which DTensor has no mesh.
+
         Args:
             inputs: A batch of the size that the strategy is for, as the model takes it.
         """
@@ -162,6 +165,7 @@ class SoapStrategy(keras.callbacks.Callback):
             for number, (operator, parts) in enumerate(
                 zip(captured.graph.operators, made, strict=True)
             )
+            if parts and layouts.is_even(run.devices(number))
         }
 
     @property

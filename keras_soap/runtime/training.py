@@ -89,6 +89,10 @@ class TrainingRun:
         layout = dtensor.Layout.replicated(mesh, rank=len(whole))
         return ShardedVariable(variable, layout, devices, [whole] * len(devices))
 
+    def devices(self, number: int) -> list[str]:
+        """Names of the devices of an operator's parts, under full batches."""
+        return [self.device_names[device] for device in self.strategy.configs[number].devices]
+
     def train_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
         """The `tf.function` of one training step on batches like those of `step`.
 
