@@ -17,7 +17,8 @@ from keras_soap.runtime.exchange import client_of, host_of, hosts, is_here, move
 from keras_soap.tasks.all_reduce import chunk, is_direct, rounds
 
 REDUCTIONS: dict[str, Callable[[Sequence[tf.Tensor]], tf.Tensor]] = {
-    "sum": tf.add_n,
+    # Not add_n, which starts from whichever tensor it may overwrite: sums would differ by device.
+    "sum": lambda tensors: tf.reduce_sum(tf.stack(tensors), axis=0),
     "max": lambda tensors: tf.reduce_max(tf.stack(tensors), axis=0),
 }
 

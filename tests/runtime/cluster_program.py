@@ -9,6 +9,7 @@ file, so that the test can compare clients.
 import json
 import os
 import sys
+import faulthandler; faulthandler.dump_traceback_later(200, exit=True)
 import traceback
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def main(folder: Path, cases: list[str]) -> None:
     assert ours is not None
     found, failures = {}, []
     for case in cases:
+        print(case, flush=True)
         try:
             found[case] = train(*case.split("|"))
         except AssertionError:
