@@ -25,7 +25,7 @@ def take_over(variables: Sequence[Any]) -> None:
 
     @tf.function(autograph=False)
     def hand_out(*values: tf.Tensor) -> list[tf.Tensor]:
-        with tracing():
+        with tracing("the first weights"):
             result = []
             for value in values:
                 with on(first):
@@ -59,7 +59,7 @@ def gather_function(variables: "Sequence[ShardedVariable]") -> Callable[[], list
 
     @tf.function(autograph=False)
     def gather() -> list[tf.Tensor]:
-        with tracing():
+        with tracing("the gathering of weights"):
             return [_gathered(variable) for variable in variables]
 
     names = [variable.variable.path for variable in variables]

@@ -40,6 +40,9 @@ or captures a model on a slower machine."""
 CHUNK_BYTES = 1 << 20
 """Longer values are handed out in pieces: the service takes 4 MB in one message."""
 
+REPORT = "This is a bug of keras_soap, unless programs differ. Please report it with the model."
+"""Advice on what users cannot cause."""
+
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -119,7 +122,8 @@ class Cluster:
         """
         everyone = self.meet(what, dict(facts))
         for client, theirs in enumerate(everyone):
-            for name, first in everyone[0].items():
+            for name in everyone[0] | theirs:
+                first = everyone[0].get(name)
                 if theirs.get(name) != first:
                     raise ClusterError(
                         f"Clients differ at {what}: {name} is {first} on {self.spec.name(0)}, but "

@@ -14,7 +14,7 @@ Without a cluster every device is of this process, and nothing of this leaves a 
 import contextlib
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tensorflow as tf
 from tensorflow.python.framework.func_graph import FuncGraph
@@ -37,26 +37,35 @@ SENT_AS = {
 
 @dataclass(frozen=True)
 class _Tracing:
-    """The graph of the step of this client, and one for what others do."""
+    """The graph of the step of this client, one for what others do, and moves between clients."""
 
     here: tf.Graph
     elsewhere: FuncGraph
+    moves: list[str] = field(default_factory=list)
 
 
 _tracing: list[_Tracing] = []
 
 
 @contextlib.contextmanager
-def tracing() -> Iterator[None]:
-    """Surrounds what is traced of one function that runs on all clients."""
-    if cluster.current() is None:
+def tracing(what: str) -> Iterator[None]:
+    """Surrounds what is traced of one function that runs on all clients.
+
+    Args:
+        what: Of which function, for errors.
+    """
+    ours = cluster.current()
+    if ours is None:
         yield
         return
     _tracing.append(_Tracing(tf.compat.v1.get_default_graph(), FuncGraph("elsewhere")))
     try:
         yield
+        moves = _tracing[-1].moves
     finally:
         _tracing.pop()
+    # If these differed, clients would wait for each other for ever.
+    ours.agree(f"tracing {what}", {f"move {number}": move for number, move in enumerate(moves)}, cluster.REPORT)
 
 
 @functools.cache
@@ -116,6 +125,8 @@ def move(tensor: tf.Tensor, source: str, device: str) -> tf.Tensor:
     ours = cluster.current()
     assert ours is not None
     keys = ours.number_transfer(source, device)
+    shape = tensor.shape.as_list() if tensor.shape.rank is not None else None
+    _tracing[-1].moves.append(f"{tensor.dtype.name} {shape} from {source} to {device}")
     if is_here(source):
         with on(source):
             _send(tensor, *keys)
@@ -146,7 +157,7 @@ def _send(tensor: tf.Tensor, group: int, instance: int) -> None:
         communication_hint="ring",
     )
     # Nothing reads what was sent; without this it would be pruned.
-    sent.graph.control_outputs.append(sent.op)
+    _keep(sent)
 
 
 def _receive(like: tf.Tensor, group: int, instance: int) -> tf.Tensor:
@@ -165,7 +176,13 @@ def _receive(like: tf.Tensor, group: int, instance: int) -> tf.Tensor:
         communication_hint="ring",
     )
     arrived.set_shape(like.shape)
+    # Where nothing needs what arrives, it must arrive all the same, or the sender waits for ever.
+    _keep(arrived)
     if like.dtype == tf.bfloat16:
         return tf.bitcast(arrived, tf.bfloat16)
     return tf.cast(arrived, like.dtype) if like.dtype != dtype else arrived
 
+
+
+def _keep(tensor: tf.Tensor) -> None:
+    tensor.graph.control_outputs.append(tensor.op)

@@ -103,7 +103,7 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
         def train(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            with tracing():
+            with tracing("a training step"):
                 tracer = self._tracer(step.model, lowering, strategy, training=True)
                 tracer.forward(dict(zip(order, fed, strict=True)))
                 logs = self._report(step, tracer)
@@ -123,7 +123,7 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
         def test(*fed: tf.Tensor) -> dict[str, tf.Tensor]:
-            with tracing():
+            with tracing("an evaluation step"):
                 tracer = self._tracer(step.model, lowering, strategy, training=False)
                 tracer.forward(dict(zip(order, fed, strict=True)))
                 return self._report(step, tracer)
@@ -140,7 +140,7 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def predict(*fed: tf.Tensor) -> Any:
-            with tracing():
+            with tracing("a prediction step"):
                 tracer = self._tracer(captured, lowering, strategy, training=False)
                 tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
                 flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
@@ -161,7 +161,7 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
-            with tracing():
+            with tracing("activations"):
                 tracer = self._tracer(captured, lowering, strategy, training=False)
                 tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
                 return [
