@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from google.protobuf import text_format
 
 from keras_soap.graph.operator_graph import OperatorGraph
@@ -41,6 +43,22 @@ def check(
     facts["the optimizer"] = _described(model.optimizer.get_config())
     facts["steps_per_execution"] = model.steps_per_execution
     cluster.agree("the model and its training", facts | settings, ADVICE)
+
+
+def check_batch(cluster: Cluster, tensors: Sequence[Any]) -> None:
+    """Raises `ClusterError`, on every client, if they are not fed the same."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    cluster.agree(
+        "the first batch of an epoch",
+        {
+            "the shapes": [list(tensor.shape) for tensor in tensors],
+            "a digest of the values": digest.hexdigest()[:8],
+        },
+        "Feed the same batches, of all samples, to all clients; each takes what its devices need. "
+        "Data sets that shuffle need the same seed on all of them.",
+    )
 
 
 def _described(config: dict[str, Any]) -> dict[str, str]:

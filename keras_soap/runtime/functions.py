@@ -14,7 +14,8 @@ from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sampl
 
 from keras_soap.capture.losses import CapturedStep, capture_step
 from keras_soap.capture.model import capture, function_of
-from keras_soap.runtime import cluster
+from keras_soap.runtime import agreement, cluster
+from keras_soap.runtime.checkpoints import FirstClientWrites
 from keras_soap.runtime.training import TrainingRun
 
 Start = Callable[[CapturedStep], TrainingRun]
@@ -39,6 +40,12 @@ class StepFunctions:
         self._optimizer = model.optimizer
         self._traced: dict[Any, Callable[..., Any]] = {}
         self._kept: dict[str, Any] = {}
+        self._writing: FirstClientWrites | None = None
+        self._compares_batch = False
+
+    def compare_next_batch(self) -> None:
+        """Has the clients of a cluster compare the next training batch."""
+        self._compares_batch = cluster.current() is not None
 
     def fits(self, model: keras.Model) -> bool:
         """Whether these are functions of `model` as it is compiled now."""
@@ -62,6 +69,14 @@ class StepFunctions:
         }
         for name, function in ours.items():
             setattr(self.model, name, function)
+        clients = cluster.current()
+        if clients is not None:
+            self._writing = FirstClientWrites(clients, self.model, self._gather)
+            self._writing.install()
+
+    def _gather(self) -> None:
+        if self.run is not None:
+            self.run.store.gather()
 
     def remove(self, gather: bool = True) -> None:
         """Makes the model an ordinary Keras model again.
@@ -74,6 +89,9 @@ class StepFunctions:
         for name, function in self._kept.items():
             setattr(self.model, name, function)
         self._kept = {}
+        if self._writing is not None:
+            self._writing.remove()
+            self._writing = None
 
     def train(self, iterator: Any) -> dict[str, tf.Tensor]:
         """Runs `steps_per_execution` training steps; gives the logs of the last."""
@@ -111,6 +129,9 @@ class StepFunctions:
 
     def _train_on(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, sample_weight = _unpack(data)
+        if self._compares_batch:
+            self._compares_batch = False
+            agreement.check_batch(cluster.current(), [*_flatten(x), *_flatten(y)])
         key = ("train", *_shapes(x, y, sample_weight))
         if key not in self._traced:
             step = self._capture(x, y, sample_weight)

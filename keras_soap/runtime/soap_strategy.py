@@ -203,6 +203,17 @@ class SoapStrategy(keras.callbacks.Callback):
         if self._functions is not None:
             self._functions.remove()
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        ours = cluster.current()
+        if ours is not None and self._functions is not None:
+            ours.agree(
+                "the beginning of an epoch",
+                {"its number": epoch},
+                "Give fit the same arguments on all clients, and BackupAndRestore a folder that "
+                "all of them share.",
+            )
+            self._functions.compare_next_batch()
+
     def on_test_begin(self, logs: Any = None) -> None:
         functions = self._functions
         if functions is not None and functions.run is not None and not self._is_training:
