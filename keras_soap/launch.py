@@ -22,7 +22,7 @@ from absl import app, flags
 GRACE_S = 5.0
 """How long clients may take to end when asked to, before they are killed."""
 
-FAILED_TOGETHER_S = 60.0
+FAILED_TOGETHER_S = 40.0
 """How long clients may take to notice that one has failed, and to say so."""
 
 _NUM_CLIENTS = flags.DEFINE_integer("num_clients", 2, "Processes to start.", lower_bound=1)
@@ -151,9 +151,7 @@ def _main(argv: list[str]) -> None:
         raise app.UsageError("Name a program: python -m keras_soap.launch -- train.py …")
     program = argv[1:]
     command = [sys.executable, *program] if program[0].endswith(".py") else program
-    sys.exit(
-        launch(command, _NUM_CLIENTS.value, _DEVICES_PER_CLIENT.value, _PORT.value)
-    )
+    sys.exit(launch(command, _NUM_CLIENTS.value, _DEVICES_PER_CLIENT.value, _PORT.value))
 
 
 def main() -> None:

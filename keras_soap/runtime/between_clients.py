@@ -84,5 +84,3 @@ def _gathered(sharded: "ShardedVariable") -> tf.Tensor:
         pieces.append((region, collectives.on_host(piece, device)))
     with on(here()):
         return assemble(pieces)
-
-

@@ -105,7 +105,8 @@ def _from_tf_config(text: str) -> ClusterSpec | None:
     except (ValueError, TypeError, AttributeError) as error:
         raise ClusterError(
             f"TF_CONFIG cannot be read: {error}. Write, for example, "
-            '{"cluster": {"worker": ["a:12331", "b:12331"]}, "task": {"type": "worker", "index": 0}}.'
+            '{"cluster": {"worker": ["a:12331", "b:12331"]}, '
+            '"task": {"type": "worker", "index": 0}}.'
         ) from error
     if not jobs:
         return None

@@ -48,7 +48,9 @@ def everyone() -> DeviceTopology:
     assert ours is not None
     mine = text_format.MessageToString(proto_io.to_proto(local.local_topology()))
     texts = ours.meet("devices", mine)
-    return join([proto_io.from_proto(text_format.Parse(text, pb.DeviceTopology())) for text in texts])
+    return join(
+        [proto_io.from_proto(text_format.Parse(text, pb.DeviceTopology())) for text in texts]
+    )
 
 
 def join(nodes: Sequence[DeviceTopology]) -> DeviceTopology:

@@ -106,7 +106,9 @@ def _hierarchical(
             tensors[p] if devices[p] == first else move(tensors[p], devices[p], first)
             for p in positions
         ]
-        inside.append(arrived[0] if len(arrived) == 1 else _on(first, REDUCTIONS[reduction], arrived))
+        inside.append(
+            arrived[0] if len(arrived) == 1 else _on(first, REDUCTIONS[reduction], arrived)
+        )
     across = reduce(inside, firsts, reduction)
     result: dict[int, tf.Tensor] = {}
     for positions, first, value in zip(members, firsts, across, strict=True):

@@ -65,7 +65,11 @@ def tracing(what: str) -> Iterator[None]:
     finally:
         _tracing.pop()
     # If these differed, clients would wait for each other for ever.
-    ours.agree(f"tracing {what}", {f"move {number}": move for number, move in enumerate(moves)}, cluster.REPORT)
+    ours.agree(
+        f"tracing {what}",
+        {f"move {number}": move for number, move in enumerate(moves)},
+        cluster.REPORT,
+    )
 
 
 @functools.cache
@@ -181,7 +185,6 @@ def _receive(like: tf.Tensor, group: int, instance: int) -> tf.Tensor:
     if like.dtype == tf.bfloat16:
         return tf.bitcast(arrived, tf.bfloat16)
     return tf.cast(arrived, like.dtype) if like.dtype != dtype else arrived
-
 
 
 def _keep(tensor: tf.Tensor) -> None:

@@ -158,9 +158,7 @@ def _call(address: str, me: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _problem(
-    spec: ClusterSpec, other: dict[str, Any], expected: int | None
-) -> ClusterError | None:
+def _problem(spec: ClusterSpec, other: dict[str, Any], expected: int | None) -> ClusterError | None:
     """What is wrong with what another client says of itself."""
     client, addresses = other["client"], other["addresses"]
     if addresses != list(spec.addresses):

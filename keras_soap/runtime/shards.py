@@ -97,7 +97,7 @@ class ShardedVariable:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a step has changed the shards since the user's variable was brought up to date."""
+        """Whether a step has changed the shards since the user's variable was up to date."""
         return self.store is not None and self.version != self.store.version
 
     def keep_gathered(self) -> None:

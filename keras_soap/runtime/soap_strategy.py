@@ -240,9 +240,7 @@ class SoapStrategy(keras.callbacks.Callback):
             agreement.check(ours, self.model, lowering.graph, self._settings())
             text = ours.share(
                 "strategy",
-                lambda: agreement.to_text(
-                    self._plan_for(step, lowering), lowering, self.topology
-                ),
+                lambda: agreement.to_text(self._plan_for(step, lowering), lowering, self.topology),
             )
             if self._costs is None:
                 self._costs = Costs(lowering, self.topology, Roofline())

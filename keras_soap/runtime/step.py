@@ -28,6 +28,7 @@ from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
 
+
 @dataclass
 class _PartTrace:
     """What the forward pass of a part leaves for its backward pass."""

@@ -151,8 +151,7 @@ class TrainingRun:
         return predict
 
     def outputs_function(self, captured: CapturedModel) -> Callable[..., list[list[tf.Tensor]]]:
-        """The `tf.function` that gives, for each operator, the output of each of its parts
-        on this client.
+        """The `tf.function` that gives, for each operator, the output of each part on this client.
 
         Args:
             captured: The model alone, whose operators are the first of the step's.

@@ -9,7 +9,6 @@ file, so that the test can compare clients.
 import json
 import os
 import sys
-import faulthandler
 import traceback
 from pathlib import Path
 
@@ -28,7 +27,6 @@ keras_soap.use_logical_cpus(int(os.environ["KERAS_SOAP_LOGICAL_CPUS"]))
 tf.config.threading.set_inter_op_parallelism_threads(8)
 tf.config.threading.set_intra_op_parallelism_threads(1)
 CLIENT = keras_soap.join_cluster(start_timeout_s=60)
-faulthandler.dump_traceback_later(60, exit=True)
 
 from tests.runtime import subjects, test_recurrent  # noqa: E402, F401
 from tests.runtime.strategies import NAMED, anything  # noqa: E402
