@@ -1,7 +1,7 @@
 """Runs the reductions of `tasks.all_reduce` inside a multi-device function.
 
 1. On one host, all devices reduce as `tasks.all_reduce` says.
-2. Over several, the devices of each host reduce, then the first devices of the hosts among
+2. Over several, the devices of each host reduce, then those of different hosts among
    themselves, which hand the result on to the others of their host.
 
 Every device ends with bit-identical results: all add in the order of ranks, or receive the sum that
@@ -75,10 +75,7 @@ def reduce(
             _on(
                 device,
                 combine,
-                [
-                    t if source == device else move(t, source, device)
-                    for t, source in zip(tensors, devices, strict=True)
-                ],
+                [_moved(t, source, device) for t, source in zip(tensors, devices, strict=True)],
             )
             for device in devices
         ]
@@ -93,29 +90,48 @@ def _hierarchical(
 ) -> list[tf.Tensor]:
     """Inside each host, then across hosts, then back.
 
+    Each device of a host has a share of the work: a chunk of the value, which it reduces inside its
+    host, then with the devices of the other hosts that have the same chunk. Small values, and hosts
+    with unequal numbers of devices, have one chunk.
+
     Args:
         tensors: One on each of `devices`.
         devices: Of several hosts.
         members: For each host, the positions of its devices.
         reduction: As in `reduce`.
     """
-    firsts = [devices[positions[0]] for positions in members]
-    inside = []
-    for positions, first in zip(members, firsts, strict=True):
-        arrived = [
-            tensors[p] if devices[p] == first else move(tensors[p], devices[p], first)
-            for p in positions
-        ]
-        inside.append(
-            arrived[0] if len(arrived) == 1 else _on(first, REDUCTIONS[reduction], arrived)
-        )
-    across = reduce(inside, firsts, reduction)
-    result: dict[int, tf.Tensor] = {}
-    for positions, first, value in zip(members, firsts, across, strict=True):
-        for position in positions:
-            device = devices[position]
-            result[position] = value if device == first else move(value, first, device)
-    return [result[position] for position in range(len(devices))]
+    shape, dtype = tensors[0].shape, tensors[0].dtype
+    num_elements = shape.num_elements()
+    ranks = min(len(positions) for positions in members)
+    is_small = is_direct(len(tensors), num_elements * dtype.size)
+    if is_small or any(len(positions) != ranks for positions in members):
+        ranks = 1
+    sizes = [stop - start for start, stop in (chunk(r, ranks, num_elements) for r in range(ranks))]
+    chunks = [
+        _on(device, lambda t: tf.split(tf.reshape(t, [-1]), sizes), tensor)
+        for tensor, device in zip(tensors, devices, strict=True)
+    ]
+    reduced: list[list[tf.Tensor]] = [[] for _ in devices]
+    for rank in range(ranks):
+        owners = [devices[positions[rank]] for positions in members]
+        inside = []
+        for positions, owner in zip(members, owners, strict=True):
+            arrived = [_moved(chunks[p][rank], devices[p], owner) for p in positions]
+            inside.append(
+                arrived[0] if len(arrived) == 1 else _on(owner, REDUCTIONS[reduction], arrived)
+            )
+        across = reduce(inside, owners, reduction)
+        for positions, owner, value in zip(members, owners, across, strict=True):
+            for position in positions:
+                reduced[position].append(_moved(value, owner, devices[position]))
+    return [
+        _on(device, lambda pieces: tf.reshape(tf.concat(pieces, 0), shape), pieces)
+        for device, pieces in zip(devices, reduced, strict=True)
+    ]
+
+
+def _moved(tensor: tf.Tensor, source: str, device: str) -> tf.Tensor:
+    return tensor if source == device else move(tensor, source, device)
 
 
 def _ring(

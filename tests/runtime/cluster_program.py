@@ -52,7 +52,21 @@ def vectors(rng: np.random.Generator):
     return x, rng.normal(size=(40, 4, 3)).astype("float32")
 
 
-subjects.KNOWN["transformer"] = subjects.Subject(heads, lambda: {"loss": "mse"}, vectors)
+subjects.KNOWN["transformer"] = subjects.Subject(
+    heads, lambda: {"loss": "mse"}, vectors, noise=("key/bias",)
+)
+
+
+def wide() -> keras.Model:
+    """A kernel whose gradient is large enough to be reduced in chunks."""
+    x = keras.Input((6,), name="x")
+    y = keras.layers.Dense(3001, "relu", name="inner")(x)
+    return keras.Model(x, keras.layers.Dense(4, "softmax", name="class")(y), name="wide")
+
+
+subjects.KNOWN["wide"] = subjects.Subject(
+    wide, lambda: {"loss": "sparse_categorical_crossentropy"}, subjects.vector_data
+)
 
 
 def train(subject: str, name: str, optimizer: str) -> dict:

@@ -10,16 +10,17 @@ import pytest
 from tests.runtime import backup_program
 
 CASES = [
-    "images|S|sgd",
+    "wide|S|sgd",
     "images|A and P|adam",
-    "images|O|sgd",
     "images|anything 1|adam",
     "texts|S and P|adam",
     "pairs|anything 1|sgd",
     "transformer|anything 1|adam",
+    "vectors|O|sgd",
     "vectors|S and P|scaled",
     "vectors|P|clipped",
-    "LSTM, whole|P|sgd",
+    "vectors|anything 2|adam",
+    "vectors|anything 3|sgd",
 ]
 """Subject, strategy (of four devices), and optimizer."""
 
