@@ -44,7 +44,8 @@ def test_each_client_is_told_its_number_and_all_addresses(tmp_path):
     done = launch(
         tmp_path,
         """
-        print(client, os.environ['DTENSOR_NUM_CLIENTS'], len(set(os.environ['DTENSOR_JOBS'].split(','))))
+        addresses = set(os.environ['DTENSOR_JOBS'].split(','))
+        print(client, os.environ['DTENSOR_NUM_CLIENTS'], len(addresses))
         print(os.environ['KERAS_SOAP_LOGICAL_CPUS'], sys.argv[1:])
         """,
         "--epochs=3",
@@ -69,7 +70,7 @@ def test_the_exit_code_is_that_of_the_client_that_failed_first_and_others_are_st
     tmp_path, monkeypatch
 ):
     script = "sys.exit(7) if client else (print(os.getpid(), flush=True), time.sleep(600))"
-    program = f"import keras_soap.launch as l; l.FAILED_TOGETHER_S = 0.5; "
+    program = "import keras_soap.launch as l; l.FAILED_TOGETHER_S = 0.5; "
     path = tmp_path / "program.py"
     path.write_text(
         f"import os, sys, time\nclient = int(os.environ['DTENSOR_CLIENT_ID'])\n{script}\n"

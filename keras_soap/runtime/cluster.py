@@ -59,9 +59,12 @@ class Cluster:
 
     Attributes:
         spec: Who the clients are.
+        bytes_between: By what was traced last, the bytes that all clients together send to others
+            when it runs.
     """
 
     spec: ClusterSpec
+    bytes_between: dict[str, int] = field(default_factory=dict)
     _groups: dict[tuple[str, str], int] = field(default_factory=dict)
     _num_transfers: int = 0
     _num_meetings: int = 0
@@ -73,11 +76,6 @@ class Cluster:
         """
         self._num_transfers += 1
         return self._groups.setdefault((source, device), len(self._groups)), self._num_transfers
-
-    @property
-    def num_transfers(self) -> int:
-        """How many moves between clients were numbered so far."""
-        return self._num_transfers
 
     def meet(self, what: str, value: Any, timeout_s: float = MEETING_TIMEOUT_S) -> list[Any]:
         """What all clients say, in the order of their numbers.

@@ -4,7 +4,8 @@
    file of a cluster good for this process, whichever client it is.
 2. Each client describes its own devices (`topology.local`); they are exchanged once, when the
    cluster starts.
-3. Bandwidth and latency of the network are assumed. A topology file says what its writer knows.
+3. Bandwidth and latency of the network are assumed; `measured_network` measures them, and a
+   topology file says what its writer knows.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ from keras_soap.runtime import cluster
 from keras_soap.runtime.exchange import full_name
 from keras_soap.topology import local, proto_io
 from keras_soap.topology.device_topology import Connection, DeviceTopology
+
+CARD = "card"
+"""The connection of a host with the network, after `node0/`."""
 
 NETWORK_BYTES_PER_S = 1.25e9
 """Of one client's network card, each way: 10 Gb/s Ethernet. Assumed."""
@@ -78,7 +82,7 @@ def join(nodes: Sequence[DeviceTopology]) -> DeviceTopology:
         inside = node.switches[0] if node.switches else node.devices[0].name
         connections.append(
             Connection(
-                f"{prefix}card",
+                prefix + CARD,
                 (prefix + inside, "network"),
                 NETWORK_BYTES_PER_S,
                 NETWORK_LATENCY_NS,
@@ -86,6 +90,39 @@ def join(nodes: Sequence[DeviceTopology]) -> DeviceTopology:
         )
     return DeviceTopology(
         "local", tuple(devices), tuple(connections), tuple(switches), nodes[0].source
+    )
+
+
+def with_inside(topology: DeviceTopology, measured: DeviceTopology) -> DeviceTopology:
+    """The topology of all clients, whose hosts are inside like one that was measured.
+
+    Args:
+        topology: Of all clients.
+        measured: Of one of them; the others are taken to be alike where names are.
+    """
+    devices = {device.name: device for device in measured.devices}
+    inside = {connection.name: connection for connection in measured.connections}
+    return dataclasses.replace(
+        topology,
+        devices=tuple(
+            dataclasses.replace(
+                device, task_overhead_ns=devices[device.name.partition("/")[2]].task_overhead_ns
+            )
+            if device.name.partition("/")[2] in devices
+            else device
+            for device in topology.devices
+        ),
+        connections=tuple(
+            dataclasses.replace(
+                connection,
+                bandwidth_bytes_per_s=inside[name].bandwidth_bytes_per_s,
+                latency_ns=inside[name].latency_ns,
+            )
+            if (name := connection.name.partition("/")[2]) in inside
+            else connection
+            for connection in topology.connections
+        ),
+        source=f"{measured.source}; {topology.source.partition('; ')[2]}".rstrip("; "),
     )
 
 

@@ -35,13 +35,14 @@ SENT_AS = {
 """Types that collective operations do not take, and what they travel as."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Tracing:
     """The graph of the step of this client, one for what others do, and moves between clients."""
 
     here: tf.Graph
     elsewhere: FuncGraph
     moves: list[str] = field(default_factory=list)
+    num_bytes: int = 0
 
 
 _tracing: list[_Tracing] = []
@@ -61,7 +62,7 @@ def tracing(what: str) -> Iterator[None]:
     _tracing.append(_Tracing(tf.compat.v1.get_default_graph(), FuncGraph("elsewhere")))
     try:
         yield
-        moves = _tracing[-1].moves
+        moves, ours.bytes_between[what] = _tracing[-1].moves, _tracing[-1].num_bytes
     finally:
         _tracing.pop()
     # If these differed, clients would wait for each other for ever.
@@ -130,7 +131,9 @@ def move(tensor: tf.Tensor, source: str, device: str) -> tf.Tensor:
     assert ours is not None
     keys = ours.number_transfer(source, device)
     shape = tensor.shape.as_list() if tensor.shape.rank is not None else None
-    _tracing[-1].moves.append(f"{tensor.dtype.name} {shape} from {source} to {device}")
+    graphs = _tracing[-1]
+    graphs.moves.append(f"{tensor.dtype.name} {shape} from {source} to {device}")
+    graphs.num_bytes += (tensor.shape.num_elements() or 0) * tensor.dtype.size
     if is_here(source):
         with on(source):
             _send(tensor, *keys)

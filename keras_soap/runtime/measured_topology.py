@@ -23,6 +23,7 @@ from keras_soap.runtime import collectives
 from keras_soap.runtime.exchange import move
 from keras_soap.tasks import all_reduce
 from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.local import sync_devices
 
 COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20, 32 * 2**20)
 """Sizes of copies and reductions that are timed."""
@@ -178,7 +179,7 @@ def _time(function, arguments: list[tf.Tensor], precision: Precision) -> tuple[i
 
         def run(concrete=concrete) -> object:
             made = concrete(*arguments)
-            tf.test.experimental.sync_devices()
+            sync_devices()
             return made
 
         run()

@@ -21,6 +21,7 @@ from keras_soap.report.plan import Plan
 from keras_soap.runtime import agreement, cluster, cluster_topology, layouts
 from keras_soap.runtime.cluster_spec import from_environment
 from keras_soap.runtime.functions import StepFunctions
+from keras_soap.runtime.measured_network import measure_network
 from keras_soap.runtime.measured_topology import measure_topology
 from keras_soap.runtime.measuring import measure_all
 from keras_soap.runtime.training import TrainingRun
@@ -31,6 +32,7 @@ from keras_soap.strategy import proto_io
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.local import local_topology
 from keras_soap.topology.resolve import resolve
 
 
@@ -238,6 +240,8 @@ class SoapStrategy(keras.callbacks.Callback):
             strategy = self._plan_for(step, lowering)
         else:
             agreement.check(ours, self.model, lowering.graph, self._settings())
+            if self._asked_profile == "measured" and self._searches and self._is_local:
+                self._topology, _ = measure_network(self.topology, self._device_names)
             text = ours.share(
                 "strategy",
                 lambda: agreement.to_text(self._plan_for(step, lowering), lowering, self.topology),
@@ -255,24 +259,33 @@ class SoapStrategy(keras.callbacks.Callback):
 
     def _settings(self) -> dict[str, Any]:
         """What must be equal on all clients beside the model."""
-        given = self.strategy is not None or self._strategy_file is not None
+        search = [self._method, self._dims, self._seed] if self._searches else "none"
         return {
             "the topology": self.topology.name,
-            "whether a strategy is given": given,
-            "the search": None if given else [self._method, self._dims, self._seed],
+            "the search": search,
             "time_chunk": self._time_chunk,
+            "whether costs are measured": self._asked_profile == "measured",
         }
+
+    @property
+    def _searches(self) -> bool:
+        return self.strategy is None and self._strategy_file is None
 
     def _profile_for(self, step: CapturedStep, lowering: Lowering) -> CostProfile:
         asked = self._asked_profile
         if asked is None or asked == "analytic":
             return Roofline()
         if asked == "measured":
-            searches = self.strategy is None and self._strategy_file is None
-            if searches and self._is_local:
-                self._topology, _ = measure_topology(self.topology)
-            profile = MeasuredProfile(step.model, self.topology, self.model.optimizer)
-            if searches:
+            if self._searches and self._is_local:
+                if cluster.current() is None:
+                    self._topology, _ = measure_topology(self.topology)
+                else:
+                    measured, _ = measure_topology(local_topology())
+                    self._topology = cluster_topology.with_inside(self.topology, measured)
+            # Of several clients, client 0 measures for all.
+            here = self.topology if cluster.current() is None else local_topology()
+            profile = MeasuredProfile(step.model, here, self.model.optimizer)
+            if self._searches:
                 measure_all(profile, lowering, self.topology, self._dims, self._verbose > 0)
             return profile
         if not isinstance(asked, (str, os.PathLike)):

@@ -97,5 +97,5 @@ def test_an_address_of_something_else_is_not_taken_for_a_client():
 
         with ThreadPoolExecutor(1) as pool:
             pool.submit(answer)
-            with pytest.raises(ClusterError, match="client 1 .*"):
+            with pytest.raises(ClusterError, match="client 1 "):
                 roll_call.call_roll(ClusterSpec(found, 0, "JOBS"), 1)
