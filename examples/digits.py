@@ -85,6 +85,7 @@ def main(argv: list[str]) -> None:
 
     if not tf.config.list_physical_devices("GPU"):
         keras_soap.use_logical_cpus(_NUM_DEVICES.value)
+    client = keras_soap.join_cluster()
     keras.utils.set_random_seed(_SEED.value)
     train_images, test_images, train_classes, test_classes = data()
     network = model()
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> None:
     )
     loss, accuracy = network.evaluate(test_images, test_classes, verbose=0)
     print(f"Test loss {loss:.4f}, test accuracy {accuracy:.2%}")
-    if soap.strategy is None:
+    if soap.strategy is None or client:
         return
     output = Path(_OUTPUT_DIR.value)
     soap.save(output / "strategy.textproto")

@@ -119,6 +119,7 @@ def train(benchmark: Benchmark, sizes: Any, options: Options) -> list[float]:
 
     if not tf.config.list_physical_devices("GPU"):
         keras_soap.use_logical_cpus(options.num_devices)
+    client = keras_soap.join_cluster()
     keras.utils.set_random_seed(options.seed)
     pool = benchmark.data[options.data](sizes, np.random.default_rng(options.seed))
     samples = tf.data.Dataset.from_tensor_slices(pool)
@@ -140,7 +141,7 @@ def train(benchmark: Benchmark, sizes: Any, options: Options) -> list[float]:
         callbacks=[soap, _record(losses, options.verbose)],
         verbose=0,
     )
-    if options.export_strategy and soap.strategy is not None:
+    if options.export_strategy and soap.strategy is not None and client == 0:
         soap.save(options.export_strategy)
     return losses
 

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_soap.planning import find_strategy, simulate
+    from keras_soap.runtime.cluster import join_cluster
     from keras_soap.runtime.devices import use_logical_cpus
     from keras_soap.runtime.soap_strategy import SoapStrategy
 
-__all__ = ["SoapStrategy", "find_strategy", "simulate", "use_logical_cpus"]
+__all__ = ["SoapStrategy", "find_strategy", "join_cluster", "simulate", "use_logical_cpus"]
 
 _MODULES = {
     "SoapStrategy": "keras_soap.runtime.soap_strategy",
     "find_strategy": "keras_soap.planning",
+    "join_cluster": "keras_soap.runtime.cluster",
     "simulate": "keras_soap.planning",
     "use_logical_cpus": "keras_soap.runtime.devices",
 }

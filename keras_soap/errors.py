@@ -27,3 +27,7 @@ class SearchError(SoapError, ValueError):
 
 class ExecutionError(SoapError, RuntimeError):
     """A model, optimizer or data set cannot be run under a strategy."""
+
+
+class ClusterError(SoapError, RuntimeError):
+    """Clients that train together cannot find each other, differ, or have ended."""

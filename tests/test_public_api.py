@@ -7,7 +7,13 @@ import keras_soap
 
 
 def test_the_public_names_are_these():
-    assert keras_soap.__all__ == ["SoapStrategy", "find_strategy", "simulate", "use_logical_cpus"]
+    assert keras_soap.__all__ == [
+        "SoapStrategy",
+        "find_strategy",
+        "join_cluster",
+        "simulate",
+        "use_logical_cpus",
+    ]
     for name in keras_soap.__all__:
         assert getattr(keras_soap, name).__name__ == name
 

@@ -14,7 +14,8 @@ SUMMARY = "Measures a model's operators, and the connections of this machine's d
 USAGE = """--model=M --batch_size=N --profile_out=FILE --topology_out=FILE
 
 What was measured before is taken from the user's cache directory, so that a profile that was
-interrupted goes on where it was. Measure on an idle machine."""
+interrupted goes on where it was. Measure on an idle machine. Of several clients, each runs the
+command, and client 0 measures and writes; the network between them is measured by all."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -73,7 +74,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
         from keras_soap.costs.measure import MeasuredProfile
         from keras_soap.costs.timing import Precision
+        from keras_soap.runtime import cluster, cluster_topology
         from keras_soap.runtime.devices import use_logical_cpus
+        from keras_soap.runtime.measured_network import measure_network
         from keras_soap.runtime.measured_topology import measure_topology
         from keras_soap.runtime.measuring import measure_all
         from keras_soap.tasks.lowering import Lowering
@@ -82,15 +85,25 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         if values.num_devices is not None:
             use_logical_cpus(values.num_devices)
             _set_threads(tf, values.num_devices)
+        client = cluster.join_cluster()
     topology = local_topology()
     precision = Precision(seconds=values.part_seconds)
     if values.topology_out:
         _say("Measuring connections of " + ", ".join(device.name for device in topology.devices))
-        topology, links = measure_topology(topology, precision)
-        topology_io.save(values.topology_out, topology)
-        print(_links_table(topology, links))
-        print(f"Wrote the topology to {values.topology_out}")
-    if not values.profile_out:
+        everyone, network = None, []
+        if cluster.current() is not None:
+            everyone = cluster_topology.everyone()
+            names = cluster_topology.tensorflow_names(everyone)
+            everyone, network = measure_network(everyone, names)
+        # One client after the other would measure alike; client 0 does, for all.
+        if client == 0:
+            topology, links = measure_topology(topology, precision)
+            whole = cluster_topology.with_inside(everyone, topology) if everyone else topology
+            topology_io.save(values.topology_out, whole)
+            print(_links_table(topology, links))
+            print(_network_table(network), end="")
+            print(f"Wrote the topology to {values.topology_out}")
+    if not values.profile_out or client:
         return
     model, captured = load_layers(values.model, values.batch_size, training=True)
     profile = MeasuredProfile(captured, topology, model.optimizer, precision=precision)
@@ -130,6 +143,14 @@ def _links_table(topology, links) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _network_table(network) -> str:
+    return "".join(
+        f"{m.kind:<11}{m.num_bytes / 1024:>8,.0f} KiB{m.time_ns / 1e3:>11,.0f} µs ± "
+        f"{100 * m.relative_spread:>2.0f} % measured\n"
+        for m in network
+    )
 
 
 def _say(line: str) -> None:

@@ -23,6 +23,7 @@ from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
+from keras_soap.topology.local import sync_devices
 
 SHORT_NS = 300_000
 """A part that is done sooner is timed in several copies, since calling a function takes as long."""
@@ -308,7 +309,7 @@ def _runner(
 
     def call() -> list[tf.Tensor]:
         made = concrete(*flat)
-        tf.test.experimental.sync_devices()
+        sync_devices()
         return made
 
     call()

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_soap.runtime import collectives
+from keras_soap.runtime.exchange import move, on
 
 Gradients = Mapping[int, Mapping[str, Any]]
 """By the number of the weight, and by device."""
@@ -63,22 +64,22 @@ def _sum_of_squares(
             if present:
                 # Another holder for each weight, so that the work is shared.
                 device = present[number % len(present)]
-                with tf.device(device):
+                with on(device):
                     found.append((device, _squares(gradients[number][device])))
     devices = list(dict.fromkeys(d for number in numbers for d in gradients[number]))
     if len(numbers) == 1 and len(found) == 1:
         # The weight is not split: every holder has the norm at hand, to the same bit.
         result = {}
         for device in devices:
-            with tf.device(device):
+            with on(device):
                 result[device] = _squares(gradients[numbers[0]][device])
         return result
     first = devices[0]
-    arrived = [x if device == first else collectives.move(x, first) for device, x in found]
-    with tf.device(first):
+    arrived = [x if device == first else move(x, device, first) for device, x in found]
+    with on(first):
         dtype = arrived[0].dtype
         total = tf.add_n([tf.cast(x, dtype) for x in arrived])
-    return {d: total if d == first else collectives.move(total, d) for d in devices}
+    return collectives.spread(total, first, devices)
 
 
 def _squares(gradient: Any) -> tf.Tensor:

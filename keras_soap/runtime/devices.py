@@ -1,20 +1,31 @@
 """Logical devices, to develop and test with several on a machine without GPUs."""
 
+import os
+
 import tensorflow as tf
+from absl import logging
 
 from keras_soap.errors import ExecutionError
+
+LOGICAL_CPUS = "KERAS_SOAP_LOGICAL_CPUS"
+"""Set by `keras_soap.launch`: how many logical CPU devices each client has."""
 
 
 def use_logical_cpus(num_devices: int) -> None:
     """Makes `num_devices` logical CPU devices of the machine's CPU.
 
-    Call it before anything else touches TensorFlow's devices.
+    Call it before anything else touches TensorFlow's devices. In a client that
+    `keras_soap.launch` has started, the launcher's number counts.
 
     Raises:
         ExecutionError: If TensorFlow has started its devices already.
     """
     if num_devices < 1:
         raise ExecutionError(f"num_devices={num_devices} must be 1 or more.")
+    told = os.environ.get(LOGICAL_CPUS)
+    if told and int(told) != num_devices:
+        logging.info("%s logical CPU devices, as the launcher says, not %d.", told, num_devices)
+        num_devices = int(told)
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(

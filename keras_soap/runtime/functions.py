@@ -17,6 +17,8 @@ from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sampl
 from keras_soap.capture.functions import flat_inputs, learn_inputs
 from keras_soap.capture.losses import CapturedStep, capture_step
 from keras_soap.capture.model import capture
+from keras_soap.runtime import agreement, cluster
+from keras_soap.runtime.checkpoints import FirstClientWrites
 from keras_soap.runtime.feeding import FedStep, Feeder, trace
 from keras_soap.runtime.training import TrainingRun
 
@@ -59,6 +61,12 @@ class StepFunctions:
         self._predicting: dict[Any, Callable[..., Any]] = {}
         self._feeders: dict[str, Feeder] = {}
         self._kept: dict[str, Any] = {}
+        self._writing: FirstClientWrites | None = None
+        self._compares_batch = False
+
+    def compare_next_batch(self) -> None:
+        """Has the clients of a cluster compare the next training batch."""
+        self._compares_batch = cluster.current() is not None
 
     def fits(self, model: keras.Model) -> bool:
         """Whether these are functions of `model` as it is compiled now."""
@@ -87,17 +95,32 @@ class StepFunctions:
         }
         for name, function in ours.items():
             setattr(self.model, name, function)
+        clients = cluster.current()
+        if clients is not None:
+            self._writing = FirstClientWrites(clients, self.model, self._gather)
+            self._writing.install()
 
-    def remove(self) -> None:
-        """Makes the model an ordinary Keras model again, with the weights trained so far."""
+    def _gather(self) -> None:
         if self.run is not None:
-            self.run.store.release()
+            self.run.store.gather()
+
+    def remove(self, gather: bool = True) -> None:
+        """Makes the model an ordinary Keras model again.
+
+        Args:
+            gather: Whether with the weights trained so far, or those that it was last asked for.
+        """
+        if self.run is not None:
+            self.run.store.release(gather)
         for name, function in self._kept.items():
             setattr(self.model, name, function)
         self._kept = {}
         for feeder in self._feeders.values():
             feeder.close()
         self._feeders = {}
+        if self._writing is not None:
+            self._writing.remove()
+            self._writing = None
 
     def train(self, iterator: Any) -> dict[str, tf.Tensor]:
         """Runs `steps_per_execution` training steps; gives the logs of the last."""
@@ -126,9 +149,11 @@ class StepFunctions:
                     raise
                 break
             try:
-                logs = step(batch)
+                with cluster.watched("a step"):
+                    logs = step(batch)
             except BaseException:
-                self.remove()
+                # Other clients may be gone, and cannot send what they have of the weights.
+                self.remove(gather=cluster.current() is None)
                 raise
         assert logs is not None
         return logs
@@ -153,6 +178,10 @@ class StepFunctions:
         return self._traced[batch.key].run(*pieces)
 
     def _train_on(self, batch: "_Batch") -> dict[str, tf.Tensor]:
+        if self._compares_batch:
+            self._compares_batch = False
+            fed = [*_flatten(batch.x), *_flatten(batch.y)]
+            agreement.check_batch(cluster.current(), fed)
         if batch.key not in self._traced:
             step = self._capture(batch.x, batch.y, batch.sample_weight)
             if self.run is None:

@@ -6,6 +6,7 @@ axes that a tensor knows nothing of hold copies of it.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.graph.region import Regions
 from keras_soap.operators.rule import NOT_AN_AXIS, Dimension
+from keras_soap.runtime.exchange import client_of, is_here
 from keras_soap.strategy.parallel_config import ParallelConfig
 
 
@@ -27,17 +29,31 @@ def mesh(
 
 @functools.cache
 def make_mesh(axes: tuple[tuple[str, int], ...], devices: tuple[str, ...]) -> dtensor.Mesh:
-    """A mesh with the given names and sizes of axes, over devices of this process, row-major.
+    """A mesh with the given names and sizes of axes, over any devices of the clients, row-major.
 
-    `dtensor.create_mesh` does the same, and logs six lines for each.
+    `dtensor.create_mesh` does the same for devices of one process, and logs six lines for each.
     """
     numbers = np.arange(len(devices)).reshape([size for _, size in axes])
+    specs = [tf.DeviceSpec.from_string(device) for device in devices]
+    ours = [number for number, device in enumerate(devices) if is_here(device)]
     return dtensor.Mesh(
         [name for name, _ in axes],
         numbers,
-        numbers.ravel().tolist(),
-        [tf.DeviceSpec.from_string(device) for device in devices],
+        ours,
+        [specs[number] for number in ours],
+        global_devices=specs if len(ours) < len(devices) else None,
     )
+
+
+def is_even(devices: Sequence[str]) -> bool:
+    """Whether each client that has any of the devices has equally many: DTensor takes no others."""
+    return len(set(Counter(client_of(device) for device in devices).values())) == 1
+
+
+def of_shards_here(devices: Sequence[str], rank: int) -> dtensor.Layout:
+    """Layout of the shards on this client's devices alone, all of one shape, as if stacked."""
+    here = make_mesh((("shards", len(devices)),), tuple(devices))
+    return dtensor.Layout(["shards", *[dtensor.UNSHARDED] * (rank - 1)][:rank], here)
 
 
 def output_layout(

@@ -20,8 +20,10 @@ from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
 from keras_soap.runtime import collectives
+from keras_soap.runtime.exchange import move
 from keras_soap.tasks import all_reduce
 from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.local import sync_devices
 
 COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20, 32 * 2**20)
 """Sizes of copies and reductions that are timed."""
@@ -83,7 +85,7 @@ def measure_copy(names: Sequence[str], num_bytes: int, precision: Precision) -> 
             source, target = hop % 2, (hop + 1) % 2
             with tf.device(names[source]):
                 piece = tf.slice(tensor, [1], [count - 1])
-            piece = collectives.move(piece, names[target])
+            piece = move(piece, names[source], names[target])
             with tf.device(names[target]):
                 tensor = tf.concat([rests[target], piece], 0)
         return tensor
@@ -177,7 +179,7 @@ def _time(function, arguments: list[tf.Tensor], precision: Precision) -> tuple[i
 
         def run(concrete=concrete) -> object:
             made = concrete(*arguments)
-            tf.test.experimental.sync_devices()
+            sync_devices()
             return made
 
         run()

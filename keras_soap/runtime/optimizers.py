@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_soap.errors import ExecutionError
 from keras_soap.runtime import clipping, collectives
+from keras_soap.runtime.exchange import is_here, move, on
 from keras_soap.runtime.pieces import Region
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 
@@ -90,7 +91,7 @@ class ShardedOptimizer:
         self._shared = {id(s.variable): s for s in shared}
         self._clones: dict[str, keras.optimizers.Optimizer] = {}
         self._shards: dict[str, list[keras.Variable]] = {}
-        for device in self.devices:
+        for device in filter(is_here, self.devices):
             here = [weight for weight in self.weights if device in store[weight].devices]
             shards = [store[weight].on(device) for weight in here]
             slot_shards = {
@@ -99,7 +100,7 @@ class ShardedOptimizer:
                 for order in range(sum(n == numbers[id(weight)] for n, _ in by_slot))
             }
             self._shards[device] = shards
-            with tf.device(device):
+            with on(device):
                 self._clones[device] = _clone(
                     optimizer, shards, slot_shards, [s.on(device) for s in shared]
                 )
@@ -114,9 +115,9 @@ class ShardedOptimizer:
             return self.optimizer.loss_scale_factor
         sharded = self._shared[id(self.optimizer.dynamic_scale)]
         source = device if device in sharded.devices else sharded.devices[0]
-        with tf.device(source):
+        with on(source):
             scale = sharded.on(source).value.read_value()
-        return scale if source == device else collectives.move(scale, device)
+        return scale if source == device else move(scale, source, device)
 
     def apply(self, gradients: dict[int, dict[str, Any]]) -> None:
         """Updates all shards.
@@ -126,7 +127,7 @@ class ShardedOptimizer:
         """
         finite = self._finite(gradients) if self.optimizer is not inner(self.optimizer) else {}
         clips = self._clips(gradients)
-        for device in self.devices:
+        for device in filter(is_here, self.devices):
             found = [gradients.get(id(w), {}).get(device) for w in self._here[device]]
             clone = self._clones[device]
             # What a clone would find out of its own shards, and must be found out of all.
@@ -141,7 +142,7 @@ class ShardedOptimizer:
                 inner(clone)._clip_gradients = lambda values, present=present: [
                     clip(value) for clip, value in zip(present, values, strict=True)
                 ]
-            with tf.device(device):
+            with on(device):
                 clone.apply(found, self._shards[device])
 
     def _numbers(self, device: str) -> list[int]:
@@ -156,14 +157,14 @@ class ShardedOptimizer:
             arrived = []
             for device in self.devices:
                 here = [by[device] for by in gradients.values() if device in by]
-                with tf.device(device):
+                with on(device):
                     values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in here]
                     finite = [tf.reduce_all(tf.math.is_finite(value)) for value in values]
                     if finite:
-                        arrived.append(collectives.move(tf.reduce_all(tf.stack(finite)), first))
-            with tf.device(first):
+                        arrived.append(move(tf.reduce_all(tf.stack(finite)), device, first))
+            with on(first):
                 every = tf.reduce_all(tf.stack(arrived))
-            return {device: collectives.move(every, device) for device in self.devices}
+            return collectives.spread(every, first, self.devices)
 
     def _clips(self, gradients: dict[int, dict[str, Any]]) -> dict[int, dict[str, clipping.Clip]]:
         """What clips each shard's gradient; empty if the optimizer does not clip by norm."""
@@ -187,9 +188,11 @@ class ShardedOptimizer:
 
     def _as_clipped(self, weight: keras.Variable, device: str, gradient: Any) -> Any:
         """The gradient as the optimizer is about to clip it: unscaled, and averaged over steps."""
-        clone = inner(self._clones[device])
         scale = self.loss_scale(device)
-        with tf.device(device):
+        if not is_here(device):
+            return gradient  # Of which only the shape is asked here.
+        clone = inner(self._clones[device])
+        with on(device):
             if scale is not None:
                 gradient = keras.ops.divide(gradient, scale)
             if clone.gradient_accumulation_steps:

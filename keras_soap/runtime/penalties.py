@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_soap.capture.penalties import adds_up
 from keras_soap.errors import ExecutionError
-from keras_soap.runtime import collectives
+from keras_soap.runtime.exchange import move, on
 from keras_soap.runtime.shards import ShardStore
 
 
@@ -48,9 +48,9 @@ class WeightPenalties:
             for region in dict.fromkeys(sharded.regions):
                 holders = [d for d in sharded.devices if sharded.region(d) == region]
                 source = device if device in holders else holders[0]
-                with tf.device(source):
+                with on(source):
                     value = tf.cast(weight.regularizer(self._read(weight, source)), "float32")
-                result.append(value if source == device else collectives.move(value, device))
+                result.append(value if source == device else move(value, source, device))
         return result
 
     def add_to(self, gradients: dict[int, dict[str, Any]], loss_scale: Any) -> None:
@@ -64,7 +64,7 @@ class WeightPenalties:
             by_device = gradients.setdefault(id(weight), {})
             for device in self._store[weight].devices:
                 scale = loss_scale(device)
-                with tf.device(device):
+                with on(device):
                     value = self._read(weight, device)
                     with tf.GradientTape() as tape:
                         tape.watch(value)

@@ -6,7 +6,7 @@ read, save or set weights at any time, and nobody pays for it who does not.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,9 @@ from tensorflow.python.ops import handle_data_util
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
 from keras_soap.operators.computation import without_values
+from keras_soap.runtime import between_clients
+from keras_soap.runtime.exchange import is_here, placeholder
+from keras_soap.runtime.layouts import of_shards_here
 from keras_soap.runtime.pieces import Region, assemble, cut
 
 
@@ -25,7 +28,8 @@ class ShardedVariable:
 
     Args:
         variable: The user's variable, with its value.
-        layout: Of the DVariable.
+        layout: Of the DVariable. Where devices are of several clients, each has a DVariable of the
+            shards that are there.
         devices: Names of the devices, in the order of the layout's mesh.
         regions: For each device the region that it holds, of the variable's view (see
             `Rule.weight_shapes`): together they cover it.
@@ -47,17 +51,27 @@ class ShardedVariable:
         self.store: ShardStore | None = None
         self.version = 0
         self.is_written = False
-        self.dvariable = dtensor.DVariable(
-            dtensor.pack(self._cut(self.original.read_value()), layout)
-        )
-        self._handles = dtensor.unpack(self.dvariable.handle)
-        self._on_device = {
-            device: shard_variable(variable, handle, region)
-            for device, handle, region in zip(devices, self._handles, regions, strict=True)
+        self.is_spread = between_clients.is_spread(self)
+        self._on_device: dict[str, Any] = {
+            device: AbsentShard(variable, device, region)
+            for device, region in zip(devices, regions, strict=True)
         }
+        here = [(d, r) for d, r in zip(devices, regions, strict=True) if is_here(d)]
+        if here:
+            pieces = [piece for _, piece in self._cut(self.original.read_value())]
+            # DTensor takes meshes only of which all clients have equally many devices.
+            own = [device for device, _ in here]
+            kept = layout if len(own) == len(devices) else of_shards_here(own, len(self.view))
+            self.dvariable = dtensor.DVariable(dtensor.pack(pieces, kept))
+            self._handles = dtensor.unpack(self.dvariable.handle)
+            for (device, region), handle in zip(here, self._handles, strict=True):
+                self._on_device[device] = shard_variable(variable, handle, region)
 
     def on(self, device: str) -> keras.Variable:
-        """The shard on `device`, as a `keras.Variable` of its own."""
+        """The shard on `device`, as a `keras.Variable` of its own.
+
+        Of another client's shard only the shape can be told.
+        """
         return self._on_device[device]
 
     def region(self, device: str) -> Region:
@@ -66,15 +80,25 @@ class ShardedVariable:
 
     def gather(self) -> None:
         """Brings the user's variable up to date."""
-        if self.store is not None and self.version != self.store.version:
+        if self.store is None or not self.is_stale:
+            return
+        if self.is_spread:
+            self.store.gather_spread([self])
+        else:
             self.version = self.store.version
             pieces = {
                 region: self._on_device[device].value.read_value()
                 for device, region in reversed(list(zip(self.devices, self.regions, strict=True)))
+                if is_here(device)
             }
             with tf.device(self.original.device):
                 value = assemble([(region, tf.identity(p)) for region, p in pieces.items()])
                 self.original.assign(tf.reshape(value, self.original.shape))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a step has changed the shards since the user's variable was up to date."""
+        return self.store is not None and self.version != self.store.version
 
     def keep_gathered(self) -> None:
         """Brings the user's variable up to date now and after every step.
@@ -90,20 +114,40 @@ class ShardedVariable:
         """Brings the shards up to date with the user's variable."""
         self.gather()
         self.is_written = False
-        pieces = self._cut(self.original.read_value())
-        for device, piece in zip(self.devices, pieces, strict=True):
+        for device, piece in self._cut(self.original.read_value()):
             with tf.device(device):
                 self._on_device[device].value.assign(piece)
 
-    def _cut(self, value: tf.Tensor) -> list[tf.Tensor]:
+    def _cut(self, value: tf.Tensor) -> list[tuple[str, tf.Tensor]]:
+        """By device of this client its shard."""
         value = tf.reshape(value, self.view)
         whole = tuple((0, size) for size in self.view)
         pieces = []
         for device, region in zip(self.devices, self.regions, strict=True):
-            piece = cut(value, whole, region)
-            with tf.device(device):
-                pieces.append(tf.identity(piece))
+            if is_here(device):
+                piece = cut(value, whole, region)
+                with tf.device(device):
+                    pieces.append((device, tf.identity(piece)))
         return pieces
+
+
+class AbsentShard:
+    """Stands for the shard of a variable that another client has, where steps are traced.
+
+    Attributes:
+        value: Itself, as the value of a `keras.Variable` is read.
+        shape: Of the shard.
+    """
+
+    def __init__(self, variable: keras.Variable, device: str, region: Region):
+        self.value = self
+        self.shape = tuple(stop - start for start, stop in region)
+        self._dtype = tf.as_dtype(variable.dtype)
+        self._device = device
+
+    def read_value(self) -> tf.Tensor:
+        """A tensor of its shape, which never has a value here."""
+        return placeholder(self.shape, self._dtype, self._device)
 
 
 class GatheredVariable(BaseResourceVariable):
@@ -155,6 +199,7 @@ class ShardStore:
         self.written = False
         self.version = 0
         self.kept_gathered: dict[int, ShardedVariable] = {}
+        self._gather_functions: dict[tuple[int, ...], Callable[[], list[tf.Tensor]]] = {}
         self._by_variable: dict[int, ShardedVariable] = {}
 
     def add(self, sharded: ShardedVariable) -> ShardedVariable:
@@ -199,12 +244,25 @@ class ShardStore:
 
     def gather(self) -> None:
         """Brings all of the user's variables up to date."""
+        self.gather_spread([s for s in self.sharded if s.is_spread and s.is_stale])
         for sharded in self.sharded:
             sharded.gather()
 
-    def release(self) -> None:
-        """Gathers everything and gives the user's variables back."""
-        self.gather()
+    def gather_spread(self, variables: "Sequence[ShardedVariable]") -> None:
+        """Brings variables up to date whose shards are on several clients: all take part."""
+        if not variables:
+            return
+        key = tuple(id(sharded) for sharded in variables)
+        if key not in self._gather_functions:
+            self._gather_functions[key] = between_clients.gather_function(variables)
+        for sharded, value in zip(variables, self._gather_functions[key](), strict=True):
+            sharded.version = self.version
+            sharded.original.assign(tf.reshape(value, sharded.original.shape))
+
+    def release(self, gather: bool = True) -> None:
+        """Gives the user's variables back, mostly up to date."""
+        if gather:
+            self.gather()
         for sharded in self.sharded:
             sharded.variable._value = sharded.original
 

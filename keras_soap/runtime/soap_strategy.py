@@ -16,11 +16,13 @@ from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.measure import MeasuredProfile
 from keras_soap.costs.roofline import Roofline
-from keras_soap.errors import ExecutionError, StrategyError
+from keras_soap.errors import ClusterError, ExecutionError, StrategyError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
-from keras_soap.runtime import layouts
+from keras_soap.runtime import agreement, cluster, cluster_topology, layouts
+from keras_soap.runtime.cluster_spec import from_environment
 from keras_soap.runtime.functions import StepFunctions
+from keras_soap.runtime.measured_network import measure_network
 from keras_soap.runtime.measured_topology import measure_topology
 from keras_soap.runtime.measuring import measure_all
 from keras_soap.runtime.training import TrainingRun
@@ -31,7 +33,7 @@ from keras_soap.strategy import proto_io
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
-from keras_soap.topology.local import check_present
+from keras_soap.topology.local import local_topology
 from keras_soap.topology.resolve import resolve
 
 
@@ -112,12 +114,17 @@ class SoapStrategy(keras.callbacks.Callback):
         self._functions: StepFunctions | None = None
         self._costs: Costs | None = None
         self._plan: Plan | None = None
+        self._device_names: list[str] = []
 
     @property
     def topology(self) -> DeviceTopology:
         """The devices to train on."""
         if not isinstance(self._topology, DeviceTopology):
-            self._topology = resolve(self._topology)
+            self._topology = (
+                cluster_topology.resolve(str(self._topology))
+                if self._is_local
+                else resolve(self._topology)
+            )
         return self._topology
 
     @property
@@ -146,6 +153,9 @@ class SoapStrategy(keras.callbacks.Callback):
     def activations(self, inputs: Any) -> dict[str, Any]:
         """Outputs of all operators in inference mode, as DTensors with the strategy's layouts.
 
+        Of several clients, each calls it, and gets the operators that have parts there; but not
+        those of which clients have unequal numbers of parts, for which DTensor has no mesh.
+
         Args:
             inputs: A batch of the size that the strategy is for, as the model takes it.
         """
@@ -158,6 +168,7 @@ class SoapStrategy(keras.callbacks.Callback):
             for number, (operator, parts) in enumerate(
                 zip(captured.graph.operators, made, strict=True)
             )
+            if parts and layouts.is_even(run.devices(number))
         }
 
     @property
@@ -182,7 +193,8 @@ class SoapStrategy(keras.callbacks.Callback):
         self.plan.save(path)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        check_present(self.topology)
+        _check_joined()
+        self._device_names = cluster_topology.tensorflow_names(self.topology)
         if self.topology.num_devices == 1:
             logging.warning(
                 "There is one device (%s): nothing to parallelize. Training as usual. For several "
@@ -200,6 +212,17 @@ class SoapStrategy(keras.callbacks.Callback):
         self._is_training = False
         if self._functions is not None:
             self._functions.remove()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        ours = cluster.current()
+        if ours is not None and self._functions is not None:
+            ours.agree(
+                "the beginning of an epoch",
+                {"its number": epoch},
+                "Give fit the same arguments on all clients, and BackupAndRestore a folder that "
+                "all of them share.",
+            )
+            self._functions.compare_next_batch()
 
     def on_test_begin(self, logs: Any = None) -> None:
         functions = self._functions
@@ -220,22 +243,57 @@ class SoapStrategy(keras.callbacks.Callback):
     def _start(self, step: CapturedStep) -> TrainingRun:
         """Finds a strategy for what was captured, and shards the model."""
         lowering = Lowering(step.model.graph)
+        ours = cluster.current()
+        if ours is None:
+            strategy = self._plan_for(step, lowering)
+        else:
+            agreement.check(ours, self.model, lowering.graph, self._settings())
+            if self._asked_profile == "measured" and self._searches and self._is_local:
+                self._topology, _ = measure_network(self.topology, self._device_names)
+            text = ours.share(
+                "strategy",
+                lambda: agreement.to_text(self._plan_for(step, lowering), lowering, self.topology),
+            )
+            if self._costs is None:
+                self._costs = Costs(lowering, self.topology, Roofline())
+                self.strategy = agreement.from_text(text, lowering, self.topology)
+            strategy = self.strategy
+        return TrainingRun(self.model, step, self.costs.lowering, strategy, self._device_names)
+
+    def _plan_for(self, step: CapturedStep, lowering: Lowering) -> Strategy:
         profile = self._profile_for(step, lowering)
         self._costs = Costs(lowering, self.topology, profile)
-        strategy = self._find_strategy()
-        names = [_full_name(device.name) for device in self.topology.devices]
-        return TrainingRun(self.model, step, self._costs.lowering, strategy, names)
+        return self._find_strategy()
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be equal on all clients beside the model."""
+        search = [self._method, self._dims, self._seed] if self._searches else "none"
+        return {
+            "the topology": self.topology.name,
+            "the search": search,
+            "time_chunk": self._time_chunk,
+            "whether costs are measured": self._asked_profile == "measured",
+        }
+
+    @property
+    def _searches(self) -> bool:
+        return self.strategy is None and self._strategy_file is None
 
     def _profile_for(self, step: CapturedStep, lowering: Lowering) -> CostProfile:
         asked = self._asked_profile
         if asked is None or asked == "analytic":
             return Roofline()
         if asked == "measured":
-            searches = self.strategy is None and self._strategy_file is None
-            if searches and self._is_local:
-                self._topology, _ = measure_topology(self.topology)
-            profile = MeasuredProfile(step.model, self.topology, self.model.optimizer)
-            if searches:
+            if self._searches and self._is_local:
+                if cluster.current() is None:
+                    self._topology, _ = measure_topology(self.topology)
+                else:
+                    measured, _ = measure_topology(local_topology())
+                    self._topology = cluster_topology.with_inside(self.topology, measured)
+            # Of several clients, client 0 measures for all.
+            here = self.topology if cluster.current() is None else local_topology()
+            profile = MeasuredProfile(step.model, here, self.model.optimizer)
+            if self._searches:
                 measure_all(profile, lowering, self.topology, self._dims, self._verbose > 0)
             return profile
         if not isinstance(asked, (str, os.PathLike)):
@@ -286,9 +344,13 @@ class SoapStrategy(keras.callbacks.Callback):
         )
 
 
-def _full_name(device: str) -> str:
-    """`"CPU:0"` as TensorFlow names it in graphs."""
-    return f"/job:localhost/replica:0/task:0/device:{device}"
+def _check_joined() -> None:
+    spec = None if cluster.current() else from_environment(os.environ)
+    if spec is not None and spec.num_clients > 1:
+        raise ClusterError(
+            f"{spec.source} says that this is client {spec.client} of {spec.num_clients}, but the "
+            "program has not joined them. Call keras_soap.join_cluster() at its beginning."
+        )
 
 
 def _check_model(model: keras.Model) -> None:

@@ -22,13 +22,11 @@ from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
+from keras_soap.runtime.exchange import here, host_of, move, on
 from keras_soap.runtime.pieces import Region, accumulate, assemble, cut
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
-
-HOST = "/job:localhost/replica:0/task:0/device:CPU:0"
-"""Batches arrive here, and are cut for the devices of the input operators."""
 
 
 @dataclass
@@ -109,9 +107,11 @@ class StepTracer:
         pieces = []
         whole = tuple((0, size) for size in self.graph.operators[number].output.shape)
         for part, device in zip(self.parts[number], self.devices(number), strict=True):
-            with tf.name_scope("feed"), tf.device(HOST):
+            # Every host has the whole batch, and cuts it for its devices.
+            host = host_of(device)
+            with tf.name_scope("feed"), on(host):
                 piece = cut(tensor, whole, part.output)
-                pieces.append(collectives.move(piece, device))
+                pieces.append(move(piece, host, device))
         return pieces
 
     def _feed(self, number: int, fed: tf.Tensor | Sequence[tf.Tensor]) -> list[_PartTrace]:
@@ -120,7 +120,7 @@ class StepTracer:
         for piece, device in zip(pieces, self.devices(number), strict=True):
             with tf.name_scope("feed"):
                 # Says where it is.
-                piece = collectives.move(piece, device)
+                piece = move(piece, device, device)
             traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
         return traces
 
@@ -131,7 +131,7 @@ class StepTracer:
         arriving = [self._inputs(number, part) for part in range(len(devices))]
         traces, calls = [], []
         for part, device, inputs in zip(self.parts[number], devices, arriving, strict=True):
-            with tf.device(device):
+            with on(device):
                 weights = [self._read(w, device) for w in operator.weights]
             tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
             trace = _PartTrace(tape, inputs, weights, [], [], ())
@@ -151,10 +151,10 @@ class StepTracer:
         combines = block.combines_in(self.training)
         for stage, combine in enumerate(combines):
             for trace, call, device in zip(traces, calls, devices, strict=True):
-                with tf.device(device), trace.tape:
+                with on(device), trace.tape:
                     self._watch(trace)
                     trace.contributions.append(rule.contribute(call, stage))
-                with tf.device(device):
+                with on(device):
                     self._keep(trace, call, stage)
             contributions = [trace.contributions[stage] for trace in traces]
             reduced = self._over_groups(
@@ -163,7 +163,7 @@ class StepTracer:
             for trace, value in zip(traces, reduced, strict=True):
                 trace.combined.append(value)
         for trace, call, device in zip(traces, calls, devices, strict=True):
-            with tf.device(device), trace.tape:
+            with on(device), trace.tape:
                 self._watch(trace)
                 result = rule.compute(call)
             trace.outputs = result.outputs
@@ -187,16 +187,18 @@ class StepTracer:
             call.memory[name] = tf.nest.map_structure(copy, value)
 
     def gathered(self, ref: TensorRef) -> tf.Tensor:
-        """A tensor as a whole, on the host."""
+        """A tensor as a whole, on the host of every client."""
         number = ref.operator
         block = self.lowering.operator(number, self.configs[number].degrees)
         # Of parts that make the same, one.
         made = {
-            _ranges(region): trace.outputs[ref.output]
-            for region, trace in zip(block.outputs[ref.output], self.traces[number], strict=True)
+            _ranges(region): (trace.outputs[ref.output], device)
+            for region, trace, device in zip(
+                block.outputs[ref.output], self.traces[number], self.devices(number), strict=True
+            )
         }
-        pieces = [(region, collectives.move(tensor, HOST)) for region, tensor in made.items()]
-        with tf.device(HOST):
+        pieces = [(region, collectives.on_host(*one)) for region, one in made.items()]
+        with on(here()):
             return assemble(pieces)
 
     def _watch(self, trace: _PartTrace) -> None:
@@ -217,14 +219,14 @@ class StepTracer:
             for producer, region in self._overlaps(edge)[part]:
                 trace = self.traces[edge.producer.operator][producer]
                 source = self.devices(edge.producer.operator)[producer]
-                with tf.device(source):
+                with on(source):
                     output = trace.outputs[edge.producer.output]
                     piece = cut(output, self._made(edge, producer), region)
                 if source != device:
                     with tf.name_scope("transfer"):
-                        piece = collectives.move(piece, device)
+                        piece = move(piece, source, device)
                 pieces.append((region, piece))
-            with tf.device(device):
+            with on(device):
                 result.append(assemble(pieces) if pieces else None)
         return result
 
@@ -287,7 +289,7 @@ class StepTracer:
         block = self.lowering.operator(number, self.configs[number].degrees)
         gradients: list[list[Any]] = []
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
-            with tf.device(device):
+            with on(device):
                 arrived = self._arrived(number, part, trace)
                 sources = self._sources(trace)
                 made = [tensor for tensor in trace.outputs if tensor is not None]
@@ -338,7 +340,7 @@ class StepTracer:
         if block.combines[stage].combine.reduction == "sum":
             of_combined = []
             for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
-                with tf.device(device):
+                with on(device):
                     gradient = gradients[part][position + stage]
                     of_combined.append(
                         tf.zeros_like(trace.combined[stage]) if gradient is None else gradient
@@ -354,7 +356,7 @@ class StepTracer:
             ]
             if not targets:
                 continue
-            with tf.device(device):
+            with on(device):
                 more = trace.tape.gradient(
                     [made for made, _ in targets],
                     self._sources(trace),
@@ -370,14 +372,14 @@ class StepTracer:
             read = self.parts[number][part].inputs[edge.input]
             targets = self.devices(source)
             for producer, region in self._overlaps(edge)[part]:
-                with tf.device(device):
+                with on(device):
                     if gradient is None:
                         whole = self.traces[number][part].inputs[edge.input]
                         gradient = tf.zeros_like(whole)
                     piece = cut(tf.convert_to_tensor(gradient), read, region)
                 if targets[producer] != device:
                     with tf.name_scope("gradient_transfer"):
-                        piece = collectives.move(piece, targets[producer])
+                        piece = move(piece, device, targets[producer])
                 outputs = self.graph.operators[source].output_specs
                 slots = self._arriving.setdefault((source, producer), [[] for _ in outputs])
                 slots[edge.producer.output].append((region, piece))

@@ -13,7 +13,8 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import CapturedModel
 from keras_soap.operators.rule import DimensionKind
-from keras_soap.runtime import collectives, layouts
+from keras_soap.runtime import between_clients, collectives, layouts
+from keras_soap.runtime.exchange import is_here, move, on, placeholder, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
@@ -52,6 +53,7 @@ class TrainingRun:
                 self.lowering.dimensions, self.strategy.configs, strict=True
             )
         ]
+        between_clients.take_over([*self.model.variables, *self.model.optimizer.variables])
         try:
             for number in range(len(graph.operators)):
                 self._shard_weights(number)
@@ -87,6 +89,10 @@ class TrainingRun:
         layout = dtensor.Layout.replicated(mesh, rank=len(whole))
         return ShardedVariable(variable, layout, devices, [whole] * len(devices))
 
+    def devices(self, number: int) -> list[str]:
+        """Names of the devices of an operator's parts, under full batches."""
+        return [self.device_names[device] for device in self.strategy.configs[number].devices]
+
     def place_function(self, step: CapturedStep) -> Callable[..., list[tf.Tensor]]:
         """The `tf.function` from a batch like those of `step` to its pieces on their devices.
 
@@ -98,8 +104,14 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(step.model, order), autograph=False)
         def place(*fed: tf.Tensor) -> list[tf.Tensor]:
-            pieces = [tracer.cut_batch(*pair) for pair in zip(order, fed, strict=True)]
-            return [piece for of_input in pieces for piece in of_input]
+            with tracing("a batch"):
+                cut = [tracer.cut_batch(*pair) for pair in zip(order, fed, strict=True)]
+            return [
+                piece
+                for number, pieces in zip(order, cut, strict=True)
+                for piece, device in zip(pieces, tracer.devices(number), strict=True)
+                if is_here(device)
+            ]
 
         return place
 
@@ -109,15 +121,16 @@ class TrainingRun:
 
         @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
         def train(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = self._tracer(step.model, training=True)
-            tracer.forward(_by_input(tracer, step.fed, pieces))
-            logs = self._report(step, tracer)
-            tracer.backward(self.optimizer.loss_scale)
-            gradients = self._reduced_gradients(tracer)
-            self.penalties.add_to(gradients, self.optimizer.loss_scale)
-            self.optimizer.apply(gradients)
-            self._assign_updates(tracer)
-            return logs
+            with tracing("a training step"):
+                tracer = self._tracer(step.model, training=True)
+                tracer.forward(_by_input(tracer, step.fed, pieces))
+                logs = self._report(step, tracer)
+                tracer.backward(self.optimizer.loss_scale)
+                gradients = self._reduced_gradients(tracer)
+                self.penalties.add_to(gradients, self.optimizer.loss_scale)
+                self.optimizer.apply(gradients)
+                self._assign_updates(tracer)
+                return logs
 
         return train
 
@@ -127,9 +140,10 @@ class TrainingRun:
 
         @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
         def test(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
-            tracer = self._tracer(step.model, training=False)
-            tracer.forward(_by_input(tracer, step.fed, pieces))
-            return self._report(step, tracer)
+            with tracing("an evaluation step"):
+                tracer = self._tracer(step.model, training=False)
+                tracer.forward(_by_input(tracer, step.fed, pieces))
+                return self._report(step, tracer)
 
         return test
 
@@ -142,17 +156,18 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def predict(*fed: tf.Tensor) -> Any:
-            tracer = self._tracer(captured, training=False)
-            tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
-            return keras.tree.map_structure(
-                lambda position: flat[position], captured.output_structure
-            )
+            with tracing("a prediction step"):
+                tracer = self._tracer(captured, training=False)
+                tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+                flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
+                return keras.tree.map_structure(
+                    lambda position: flat[position], captured.output_structure
+                )
 
         return predict
 
     def outputs_function(self, captured: CapturedModel) -> Callable[..., list[list[tf.Tensor]]]:
-        """The `tf.function` that gives, for each operator, the output of each of its parts.
+        """The `tf.function` that gives, for each operator, the output of each part on this client.
 
         Args:
             captured: The model alone, whose operators are the first of the step's.
@@ -160,12 +175,19 @@ class TrainingRun:
 
         @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
-            tracer = self._tracer(captured, training=False)
-            tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
-            return [
-                [trace.outputs[operator.first_made] for trace in traces]
-                for operator, traces in zip(captured.graph.operators, tracer.traces, strict=True)
-            ]
+            with tracing("activations"):
+                tracer = self._tracer(captured, training=False)
+                tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+                return [
+                    [
+                        trace.outputs[operator.first_made]
+                        for trace, device in zip(traces, tracer.devices(number), strict=True)
+                        if is_here(device)
+                    ]
+                    for number, (operator, traces) in enumerate(
+                        zip(captured.graph.operators, tracer.traces, strict=True)
+                    )
+                ]
 
         return forward
 
@@ -198,19 +220,27 @@ class TrainingRun:
             batch_size = step.model.graph.batch_size
             for numbers in step.losses:
                 term = step.term(numbers[0])
-                report = _summed_report(numbers, tracer, device)
-                with tf.device(device):
+                report, ours = collectives.everywhere(
+                    _summed_report(numbers, tracer, device), device
+                )
+                with on(ours):
                     loss = report[0]
                     _add_states(report[1:], term.metric_variables)
                     if term.tracker is not None:
                         term.tracker.update_state(loss, sample_weight=batch_size)
                     total.append(loss * term.weight)
             for numbers in step.metrics:
-                report = _summed_report(numbers, tracer, device)
-                with tf.device(device):
+                report, ours = collectives.everywhere(
+                    _summed_report(numbers, tracer, device), device
+                )
+                with on(ours):
                     _add_states(report, step.term(numbers[0]).metric_variables)
-            total += self.penalties.values(device)
-            with tf.device(device):
+            penalties = self.penalties.values(device)
+            if penalties:
+                with on(device):
+                    penalty = tf.add_n(penalties)
+                total.append(collectives.everywhere(penalty, device)[0])
+            with on(ours):
                 total = [tf.cast(value, total[0].dtype) for value in total]
                 self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)
                 return self.model.get_metrics_result()
@@ -223,7 +253,7 @@ class TrainingRun:
                 sharded = self.store[variable]
                 local = {}
                 for device, gradients in by_device.items():
-                    with tf.device(device):
+                    with on(device):
                         local[device] = _sum(gradients)
                 reduced: dict[str, Any] = {}
                 for region in dict.fromkeys(sharded.regions):
@@ -246,9 +276,10 @@ class TrainingRun:
                     if value is None:
                         region = sharded.region(device)
                         source = next(d for d in by_device if sharded.region(d) == region)
-                        value = collectives.move(by_device[source], device)
-                    with tf.device(device):
-                        sharded.on(device).value.assign(value)
+                        value = move(by_device[source], source, device)
+                    if is_here(device):
+                        with on(device):
+                            sharded.on(device).value.assign(value)
 
 
 def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorSpec]:
@@ -257,20 +288,37 @@ def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorS
 
 
 def _piece_signature(tracer: StepTracer, order: Sequence[int]) -> list[tf.TensorSpec]:
+    """Of the pieces that are placed on devices of this client."""
     return [
-        tf.TensorSpec([stop - start for start, stop in part.output], operator.output.dtype)
+        tf.TensorSpec(_sizes(part.output), tracer.graph.operators[number].output.dtype)
         for number in order
-        for operator in [tracer.graph.operators[number]]
-        for part in tracer.parts[number]
+        for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True)
+        if is_here(device)
     ]
 
 
 def _by_input(
     tracer: StepTracer, order: Sequence[int], pieces: Sequence[tf.Tensor]
 ) -> dict[int, Sequence[tf.Tensor]]:
-    """Pieces by the number of their input operator."""
+    """Pieces by the number of their input operator; in outline, those of other clients."""
     left = iter(pieces)
-    return {number: [next(left) for _ in tracer.parts[number]] for number in order}
+    return {
+        number: [
+            next(left)
+            if is_here(device)
+            else placeholder(
+                tf.TensorShape(_sizes(part.output)),
+                tf.as_dtype(tracer.graph.operators[number].output.dtype),
+                device,
+            )
+            for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True)
+        ]
+        for number in order
+    }
+
+
+def _sizes(region: Sequence[tuple[int, int]]) -> list[int]:
+    return [stop - start for start, stop in region]
 
 
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
@@ -288,17 +336,16 @@ def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
     else:
         dense = []
         for device, gradient in zip(sources, gradients, strict=True):
-            with tf.device(device):
+            with on(device):
                 dense.append(tf.convert_to_tensor(gradient))
         summed = collectives.reduce(dense, sources)
     result = dict(zip(sources, summed, strict=True))
-    for device in holders:
-        if device not in result:
-            result[device] = tf.nest.map_structure(
-                lambda t, device=device: collectives.move(t, device),
-                summed[0],
-                expand_composites=True,
-            )
+    others = [device for device in holders if device not in result]
+    flat = tf.nest.flatten(summed[0], expand_composites=True)
+    copies = [collectives.spread(tensor, sources[0], others) for tensor in flat]
+    for device in others:
+        here = [copy[device] for copy in copies]
+        result[device] = tf.nest.pack_sequence_as(summed[0], here, expand_composites=True)
     return result
 
 
@@ -316,10 +363,8 @@ def _summed_report(numbers: Sequence[int], tracer: StepTracer, device: str) -> t
     for number in numbers:
         for trace, source in zip(tracer.traces[number], tracer.devices(number), strict=True):
             assert trace.report is not None
-            arrived.append(
-                trace.report if source == device else collectives.move(trace.report, device)
-            )
-    with tf.device(device):
+            arrived.append(trace.report if source == device else move(trace.report, source, device))
+    with on(device):
         return tf.add_n(arrived)
 
 

@@ -46,11 +46,11 @@ def local_topology() -> DeviceTopology:
     """The topology of this process. Starts TensorFlow's devices: configure logical ones before."""
     import tensorflow as tf
 
-    if tf.config.list_logical_devices("GPU"):
+    if of_this_process("GPU"):
         devices, port = _gpus(tf)
         latency_ns, hub = GPU_COPY_LATENCY_NS // 2, "pcie"
     else:
-        devices = _cpus([_short(device.name) for device in tf.config.list_logical_devices("CPU")])
+        devices = _cpus([_short(device.name) for device in of_this_process("CPU")])
         port, latency_ns, hub = CPU_COPY_BYTES_PER_S, CPU_COPY_LATENCY_NS // 2, "memory"
     several = len(devices) > 1
     return DeviceTopology(
@@ -79,6 +79,30 @@ def check_present(topology: DeviceTopology) -> None:
                 f"this process. It has: {', '.join(sorted(present))}. Use topology='local', or "
                 "keras_soap.use_logical_cpus(n) before TensorFlow starts, for more CPU devices."
             )
+
+
+def of_this_process(kind: str) -> list:
+    """Logical devices; TensorFlow lists those of other processes of a cluster as well."""
+    import tensorflow as tf
+    from tensorflow.experimental import dtensor
+
+    devices = tf.config.list_logical_devices(kind)
+    tasks = [tf.DeviceSpec.from_string(device.name).task for device in devices]
+    ours = dtensor.client_id()
+    return [d for d, task in zip(devices, tasks, strict=True) if task in (None, ours)]
+
+
+def sync_devices() -> None:
+    """Waits until the devices of this process have done all that they were told.
+
+    As `tf.test.experimental.sync_devices`, which fails where there are several processes.
+    """
+    import tensorflow as tf
+
+    for kind in ("CPU", "GPU"):
+        for device in of_this_process(kind):
+            with tf.device(device.name):
+                tf.raw_ops.SyncDevice()
 
 
 def _short(name: str) -> str:
@@ -133,7 +157,7 @@ def _gpus(tf) -> tuple[tuple[Device, ...], float]:
                 )
             )
             bandwidths.append(figures.host_bandwidth_bytes_per_s)
-    present = len(tf.config.list_logical_devices("GPU"))
+    present = len(of_this_process("GPU"))
     return tuple(devices[:present]), min(bandwidths)
 
 

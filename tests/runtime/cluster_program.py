@@ -1,0 +1,118 @@
+"""Run by `keras_soap.launch`: trains subjects under strategies on several clients.
+
+Each case is compared with plain Keras on one device, here. What each client has seen goes to a
+file, so that the test can compare clients.
+
+    python -m keras_soap.launch … -- tests/runtime/cluster_program.py FOLDER "images|S|sgd" …
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_soap
+from keras_soap import SoapStrategy
+from keras_soap.runtime import cluster
+
+NUM_CLIENTS = int(os.environ["DTENSOR_NUM_CLIENTS"])
+keras_soap.use_logical_cpus(int(os.environ["KERAS_SOAP_LOGICAL_CPUS"]))
+tf.config.threading.set_inter_op_parallelism_threads(8)
+tf.config.threading.set_intra_op_parallelism_threads(1)
+CLIENT = keras_soap.join_cluster(start_timeout_s=60)
+
+from tests.runtime import subjects, test_recurrent  # noqa: E402, F401
+from tests.runtime.strategies import NAMED, anything  # noqa: E402
+
+subjects.OPTIMIZERS["clipped"] = lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.05)
+subjects.OPTIMIZERS["scaled"] = lambda: keras.optimizers.LossScaleOptimizer(
+    keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=64.0
+)
+
+
+def heads() -> keras.Model:
+    """A transformer block."""
+    x = keras.Input((4, 8), name="x")
+    y = keras.layers.MultiHeadAttention(4, 2, name="attention")(x, x)
+    y = keras.layers.LayerNormalization(name="norm")(keras.layers.Add(name="add")([x, y]))
+    z = keras.layers.Dense(8, name="narrow")(keras.layers.Dense(16, "gelu", name="wide")(y))
+    y = keras.layers.Add(name="add_2")([y, z])
+    return keras.Model(x, keras.layers.Dense(3, name="out")(y), name="transformer")
+
+
+def vectors(rng: np.random.Generator):
+    x = rng.normal(size=(40, 4, 8)).astype("float32")
+    return x, rng.normal(size=(40, 4, 3)).astype("float32")
+
+
+subjects.KNOWN["transformer"] = subjects.Subject(
+    heads, lambda: {"loss": "mse"}, vectors, noise=("key/bias",)
+)
+
+
+def wide() -> keras.Model:
+    """A kernel whose gradient is large enough to be reduced in chunks."""
+    x = keras.Input((6,), name="x")
+    y = keras.layers.Dense(3001, "relu", name="inner")(x)
+    return keras.Model(x, keras.layers.Dense(4, "softmax", name="class")(y), name="wide")
+
+
+subjects.KNOWN["wide"] = subjects.Subject(
+    wide, lambda: {"loss": "sparse_categorical_crossentropy"}, subjects.vector_data
+)
+
+
+def train(subject: str, name: str, optimizer: str) -> dict:
+    """Trains and compares; gives what clients are compared by."""
+    lowering = subjects.lowering(subject)
+    known = subjects.KNOWN[subject]
+    strategy = (
+        NAMED[name](lowering)
+        if name in NAMED
+        else anything(lowering, int(name.removeprefix("anything ")))
+    )
+    trained = subjects.train(known, optimizer, strategy)
+    subjects.assert_equal_training(subject, optimizer, trained)
+    # Of another size than in training.
+    x, y, _ = known.samples()
+    x, y = (keras.tree.map_structure(lambda a: a[: known.batch_size + 4], data) for data in (x, y))
+    ours = trained.model.evaluate(x, y, batch_size=4, verbose=0, callbacks=[trained.soap])
+    plain = trained.model.evaluate(x, y, batch_size=4, verbose=0)
+    np.testing.assert_allclose(ours, plain, rtol=1e-5)
+    ours = trained.model.predict(x, batch_size=8, verbose=0, callbacks=[trained.soap])
+    plain = trained.model.predict(x, batch_size=8, verbose=0)
+    keras.tree.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, plain
+    )
+    return {
+        "logs": trained.logs,
+        "weights": {path: float(np.sum(value)) for path, value in trained.after.items()},
+    }
+
+
+def main(folder: Path, cases: list[str]) -> None:
+    ours = cluster.current()
+    assert ours is not None
+    found, failures = {}, []
+    for case in cases:
+        print(case, flush=True)
+        try:
+            found[case] = train(*case.split("|"))
+        except AssertionError:
+            failures.append(f"{case}: {traceback.format_exc()}")
+    (folder / f"{CLIENT}.json").write_text(json.dumps(found))
+    assert not failures, "\n".join(failures)
+    assert SoapStrategy().topology.num_devices == NUM_CLIENTS * int(
+        os.environ["KERAS_SOAP_LOGICAL_CPUS"]
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
