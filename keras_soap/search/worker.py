@@ -15,8 +15,10 @@ def main() -> None:
     try:
         problem = pickle.load(source)
         while True:
-            chains, proposals, seconds = pickle.load(source)
-            advanced = [advance(problem, *chain, proposals, seconds) for chain in chains]
+            pairs, proposals, seconds = pickle.load(source)
+            advanced = [
+                advance(problem, chain, phase, proposals, seconds) for chain, phase in pairs
+            ]
             pickle.dump(advanced, sink)
             sink.flush()
     except (EOFError, BrokenPipeError):
