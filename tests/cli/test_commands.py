@@ -12,6 +12,7 @@ from keras_soap.costs.cost_table import CostTable
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph import proto_io as graph_io
 from keras_soap.strategy import proto_io as strategy_io
+from keras_soap.strategy.baselines import BASELINES
 from tests.search.toys import chain, problem
 
 
@@ -98,7 +99,8 @@ def test_simulate_puts_a_strategy_beside_the_baselines(run, tmp_path, graph_file
     assert figures["topology"] == "p100:4"
     assert (figures["num_devices"], figures["num_operators"]) == (4, 5)
     assert (figures["time_source"], figures["cost_source"]) == ("simulated", "analytic")
-    assert list(figures["iteration_time_ms"]) == ["expert", "data_parallel", "model_parallel"]
+    assert list(figures["iteration_time_ms"])[0] == "expert"
+    assert set(figures["iteration_time_ms"]) == set(BASELINES)
     again = tmp_path / "again.json"
     code, *_ = run(
         "simulate",
