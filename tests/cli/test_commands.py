@@ -99,7 +99,7 @@ def test_simulate_puts_a_strategy_beside_the_baselines(run, tmp_path, graph_file
     assert figures["topology"] == "p100:4"
     assert (figures["num_devices"], figures["num_operators"]) == (4, 5)
     assert (figures["time_source"], figures["cost_source"]) == ("simulated", "analytic")
-    assert list(figures["iteration_time_ms"])[0] == "expert"
+    assert next(iter(figures["iteration_time_ms"])) == "expert"
     assert set(figures["iteration_time_ms"]) == set(BASELINES)
     again = tmp_path / "again.json"
     code, *_ = run(
