@@ -40,12 +40,26 @@ def train(name, steps=8, **changes):
         ("rnntc", {"search_budget_s": 1.0}),
         ("rnnlm", {"data": "topics", "only_data_parallel": True}),
         ("nmt", {"search_budget_s": 1.0, "length": 4, "time_chunk": 2}),
+        ("dit", {"search_budget_s": 1.0, "num_layers": 1, "data": "digits"}),
     ],
 )
 def test_loss_falls_at_tiny_sizes(name, changes):
     losses = train(name, **changes)
     assert len(losses) == 8
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
+
+
+def test_losses_of_the_transformer_are_those_of_keras_alone(monkeypatch):
+    import keras
+
+    import keras_soap
+
+    # Time by time their noise differs, and so do their losses: equal ones are no accident.
+    found = train("dit", steps=3, search_budget_s=0.5, num_layers=1)
+    alone = keras.callbacks.Callback()
+    alone.strategy = None
+    monkeypatch.setattr(keras_soap, "SoapStrategy", lambda *args, **kwargs: alone)
+    assert train("dit", steps=3, num_layers=1) == pytest.approx(found, rel=1e-4)
 
 
 def test_a_strategy_is_written_and_used_again(tmp_path):
@@ -100,6 +114,8 @@ def test_a_missing_catalogue_says_what_to_install(monkeypatch):
     [
         ("rnnlm", {"time_chunk": 3}, "time_chunk=3 does not divide the 8 steps .* such as 2"),
         ("nmt", {"units": -1}, "units=-1 must be 1 or more"),
+        ("dit", {"patch": 3}, "patch=3 does not divide image_size=8"),
+        ("dit", {"units": 36, "num_heads": 8}, "num_heads=8 does not divide units=36"),
         ("inception_v3", {"image_size": 60}, "image_size=60 leaves no pixels"),
         ("alexnet", {"data": "digits", "classes": 4}, "has 10 classes, not 4"),
         ("alexnet", {"data": "photos", "classes": 2, "image_size": 512}, "no crops of 512×512"),
