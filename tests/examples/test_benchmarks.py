@@ -40,7 +40,6 @@ def train(name, steps=8, **changes):
         ("rnntc", {"search_budget_s": 1.0}),
         ("rnnlm", {"data": "topics", "only_data_parallel": True}),
         ("nmt", {"search_budget_s": 1.0, "length": 4, "time_chunk": 2}),
-        ("dit", {"search_budget_s": 1.0, "num_layers": 1, "data": "digits"}),
     ],
 )
 def test_loss_falls_at_tiny_sizes(name, changes):
@@ -49,17 +48,18 @@ def test_loss_falls_at_tiny_sizes(name, changes):
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
 
 
-def test_losses_of_the_transformer_are_those_of_keras_alone(monkeypatch):
+def test_losses_of_the_transformer_fall_as_those_of_keras_alone(monkeypatch):
     import keras
 
     import keras_soap
 
     # Time by time their noise differs, and so do their losses: equal ones are no accident.
-    found = train("dit", steps=3, search_budget_s=0.5, num_layers=1)
+    found = train("dit", search_budget_s=0.5, num_layers=1, data="digits")
+    assert np.mean(found[-2:]) < np.mean(found[:2])
     alone = keras.callbacks.Callback()
     alone.strategy = None
     monkeypatch.setattr(keras_soap, "SoapStrategy", lambda *args, **kwargs: alone)
-    assert train("dit", steps=3, num_layers=1) == pytest.approx(found, rel=1e-4)
+    assert train("dit", num_layers=1, data="digits") == pytest.approx(found, rel=1e-4)
 
 
 def test_a_strategy_is_written_and_used_again(tmp_path):
