@@ -29,6 +29,7 @@ from keras_soap.errors import CaptureError
 from keras_soap.graph import proto_io, zoo
 from keras_soap.graph.inference import forward_part
 from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.strategy.baselines import is_recurrent
 
 MODEL_HELP = (
     f"The model: a benchmark, spelled exactly so ({', '.join(zoo.MODELS)}); a name in "
@@ -81,18 +82,20 @@ def load_layers(
         raise _no_layers(name)
     from keras_soap.capture.planning import capture_with_layers
 
-    return made, capture_with_layers(made, batch_size, training, time_chunk)
+    captured = capture_with_layers(made, batch_size, training, time_chunk)
+    _check_chunk(captured.graph, time_chunk)
+    return made, captured
 
 
 def _benchmark(name: str, batch_size: int, time_chunk: int | None) -> OperatorGraph:
     make = zoo.MODELS[name]
     if time_chunk is None:
         return make(batch_size=batch_size)
-    if "block" not in inspect.signature(make).parameters:
-        raise CaptureError(
-            f"--time_chunk={time_chunk} cuts recurrent layers, and {name!r} has none. Leave it out."
-        )
-    return make(batch_size=batch_size, block=time_chunk)
+    if "block" in inspect.signature(make).parameters:
+        return make(batch_size=batch_size, block=time_chunk)
+    graph = make(batch_size=batch_size)
+    _check_chunk(graph, time_chunk)
+    return graph
 
 
 def _ready(
@@ -123,7 +126,18 @@ def _no_layers(name: str) -> CaptureError:
 def _capture(model: Any, batch_size: int, training: bool, time_chunk: int | None) -> OperatorGraph:
     from keras_soap.capture.planning import capture_for_planning
 
-    return capture_for_planning(model, batch_size, training, time_chunk)
+    graph = capture_for_planning(model, batch_size, training, time_chunk)
+    _check_chunk(graph, time_chunk)
+    return graph
+
+
+def _check_chunk(graph: OperatorGraph, time_chunk: int | None) -> None:
+    """Refuses to cut what has nothing to cut."""
+    if time_chunk is not None and not any(is_recurrent(op.kind) for op in graph.operators):
+        raise CaptureError(
+            f"--time_chunk={time_chunk} cuts recurrent layers, and {graph.name!r} has none. "
+            "Leave it out."
+        )
 
 
 def _call(name: str, batch_size: int) -> Any:
