@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from absl import flags
 
 from keras_soap.cli.main import UsageError
-from keras_soap.cli.models import load_graph
+from keras_soap.cli.models import MODEL_HELP, TIME_CHUNK_HELP, load_graph
 from keras_soap.cli.outputs import define_output_flags
 from keras_soap.cli.quiet import quiet
 from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.roofline import Roofline
-from keras_soap.graph import zoo
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.topology.device_topology import DeviceTopology
 from keras_soap.topology.resolve import resolve
@@ -24,8 +23,7 @@ def define_problem_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        f"The model: a benchmark ({', '.join(zoo.MODELS)}), module:function, a .keras file, a name "
-        "in keras.applications, or a file of an operator graph.",
+        MODEL_HELP,
         flag_values=values,
         required=True,
     )
@@ -33,7 +31,8 @@ def define_problem_flags(values: flags.FlagValues) -> None:
         "topology",
         "local",
         "The machine: local, a preset such as p100, or a topology file; name:n takes the first n "
-        "devices.",
+        "devices. p100:n and k80:n go on beyond the paper's clusters, and tpu_v5e_RxC is any slice "
+        "of a pod.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -44,6 +43,7 @@ def define_problem_flags(values: flags.FlagValues) -> None:
         flag_values=values,
         required=True,
     )
+    flags.DEFINE_integer("time_chunk", None, TIME_CHUNK_HELP, lower_bound=1, flag_values=values)
     flags.DEFINE_enum(
         "mode",
         "training",
@@ -78,7 +78,7 @@ def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProbl
         topology = resolve(values.topology)
     profile = cost_io.load(values.profile) if values.profile else Roofline()
     training = values.mode == "training"
-    graph = load_graph(values.model, values.batch_size, training)
+    graph = load_graph(values.model, values.batch_size, training, values.time_chunk)
     if values.topology.partition(":")[0] == "local":
         here = environment.describe([device.name for device in topology.devices])
     else:

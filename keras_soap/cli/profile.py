@@ -5,7 +5,7 @@ import sys
 from absl import flags
 
 from keras_soap.cli.main import UsageError
-from keras_soap.cli.models import load_layers
+from keras_soap.cli.models import TIME_CHUNK_HELP, load_layers
 from keras_soap.cli.quiet import quiet
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.topology import proto_io as topology_io
@@ -28,6 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
         required=True,
     )
+    flags.DEFINE_integer("time_chunk", None, TIME_CHUNK_HELP, lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "batch_size",
         None,
@@ -105,7 +106,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
             print(f"Wrote the topology to {values.topology_out}")
     if not values.profile_out or client:
         return
-    model, captured = load_layers(values.model, values.batch_size, training=True)
+    model, captured = load_layers(values.model, values.batch_size, True, values.time_chunk)
     profile = MeasuredProfile(captured, topology, model.optimizer, precision=precision)
     try:
         measure_all(

@@ -5,138 +5,11 @@
 3. Sizes are those of the authors' public simulator; see `paper.md` of the design notes.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from keras_soap.graph.operator_graph import (
-    Operator,
-    OperatorGraph,
-    TensorRef,
-    TensorSpec,
-    WeightSpec,
-)
-
-
-class Builder:
-    """Adds operators one by one. A tensor is the number of the operator that makes it first."""
-
-    def __init__(self, name: str, batch_size: int):
-        self.name, self.batch_size = name, batch_size
-        self.operators: list[Operator] = []
-        self.weights: list[WeightSpec] = []
-        self._by_name: dict[str, int] = {}
-
-    def add(self, name, kind, inputs, outputs, weights=(), layer="", **attributes) -> int:
-        """Adds an operator.
-
-        Args:
-            name: Made unique.
-            kind: Of its rule.
-            inputs: Operator numbers, or pairs (operator, output).
-            outputs: Shapes, or a `TensorSpec`.
-            weights: Pairs (name, shape) of its trainable weights.
-            layer: Whose weights they are; by default its own.
-            attributes: As in `Operator`.
-        """
-        name = f"{name}_{len(self.operators)}"
-        layer = layer or name
-        refs = [TensorRef(*(x if isinstance(x, tuple) else (x,))) for x in inputs]
-        numbers = []
-        for weight, shape in weights:
-            path = f"{layer}/{weight}"
-            if path not in self._by_name:
-                self._by_name[path] = len(self.weights)
-                self.weights.append(WeightSpec(path, layer, tuple(shape), "float32", True))
-            numbers.append(self._by_name[path])
-        self.operators.append(
-            Operator(
-                name,
-                kind,
-                layer if weights else "",
-                tuple(refs),
-                tuple(self.operators[r.operator].output_specs[r.output] for r in refs),
-                tuple(
-                    x if isinstance(x, TensorSpec) else TensorSpec(tuple(x), "float32")
-                    for x in outputs
-                ),
-                tuple(numbers),
-                tuple(self.weights[number] for number in numbers),
-                attributes,
-            )
-        )
-        return len(self.operators) - 1
-
-    def finish(self) -> OperatorGraph:
-        return OperatorGraph(self.name, self.batch_size, tuple(self.operators), tuple(self.weights))
-
-    def shape(self, x: int) -> tuple[int, ...]:
-        return self.operators[x].output.shape
-
-    def input(self, name: str, *shape: int, dtype: str = "float32") -> int:
-        return self.add(name, "input", (), [TensorSpec((self.batch_size, *shape), dtype)])
-
-    def conv(self, x: int, filters: int, size, strides: int = 1, padding: str = "same") -> int:
-        size = (size, size) if isinstance(size, int) else size
-        batch, *space, channels = self.shape(x)
-        space = _window(space, size, strides, padding)
-        return self.add(
-            "conv",
-            "convolution",
-            [x],
-            [(batch, *space, filters)],
-            [("kernel", (*size, channels, filters)), ("bias", (filters,))],
-            kernel_size=list(size),
-            strides=[strides, strides],
-            padding=padding,
-            activation="relu",
-        )
-
-    def pool(self, x: int, size: int, strides: int, padding="valid", kind="max_pooling") -> int:
-        batch, *space, channels = self.shape(x)
-        space = _window(space, (size, size), strides, padding)
-        return self.add(
-            "pool",
-            kind,
-            [x],
-            [(batch, *space, channels)],
-            pool_size=[size, size],
-            strides=[strides, strides],
-            padding=padding,
-        )
-
-    def global_pool(self, x: int) -> int:
-        batch, *_, channels = self.shape(x)
-        return self.add("pool", "global_pooling", [x], [(batch, channels)], keepdims=False)
-
-    def concat(self, xs: Sequence[int], axis: int = -1) -> int:
-        shape = list(self.shape(xs[0]))
-        shape[axis] = sum(self.shape(x)[axis] for x in xs)
-        return self.add("concat", "concatenate", xs, [shape], axis=axis)
-
-    def add_up(self, x: int, y: int) -> int:
-        return self.add("add", "merging", [x, y], [self.shape(x)], trainable=True)
-
-    def flatten(self, x: int) -> int:
-        batch, *rest = self.shape(x)
-        return self.add("flatten", "reshape", [x], [(batch, math.prod(rest))])
-
-    def dense(self, x: int, units: int, activation: str = "linear", layer: str = "") -> int:
-        *outer, features = self.shape(x)
-        weights = [("kernel", (features, units)), ("bias", (units,))]
-        return self.add(
-            "dense", "dense", [x], [(*outer, units)], weights, layer, activation=activation
-        )
-
-    def loss(self, x: int) -> int:
-        shape = self.shape(x)[:-1]
-        target = self.input("target", *shape[1:], dtype="int32")
-        return self.add("loss", "loss", [x, target], [shape], report_bytes=8)
-
-
-def _window(space, size, strides: int, padding: str) -> list[int]:
-    if padding == "same":
-        return [-(-n // strides) for n in space]
-    return [(n - k) // strides + 1 for n, k in zip(space, size, strict=True)]
+from keras_soap.errors import CaptureError
+from keras_soap.graph.builder import Builder, Tensor
+from keras_soap.graph.operator_graph import OperatorGraph
 
 
 def lenet(batch_size: int = 64) -> OperatorGraph:
@@ -209,7 +82,16 @@ def inception_v3(batch_size: int = 64) -> OperatorGraph:
     return b.finish()
 
 
-def _lstm(b: Builder, x: int, states: tuple, units: int, layer: str) -> tuple[int, tuple]:
+def _check_blocks(steps: int, block: int) -> None:
+    if block < 1 or steps < 1 or steps % block:
+        fits = [size for size in range(1, min(block, steps) + 1) if steps % size == 0]
+        raise CaptureError(
+            f"Cannot cut {steps} steps into blocks of {block}. Use a divisor of the steps"
+            + (f", such as {fits[-1]}." if fits else ".")
+        )
+
+
+def _lstm(b: Builder, x: Tensor, states: tuple, units: int, layer: str) -> tuple[int, tuple]:
     batch, length, features = b.shape(x)
     y = b.add(
         "lstm",
@@ -232,6 +114,27 @@ def _embed(b: Builder, length: int, vocabulary: int, units: int, layer: str) -> 
     return b.add("embed", "embedding", [x], [(b.batch_size, length, units)], table, layer)
 
 
+def rnntc(
+    batch_size: int = 64,
+    steps: int = 40,
+    block: int = 8,
+    units: int = 1024,
+    vocabulary: int = 10_000,
+    num_layers: int = 4,
+    classes: int = 2,
+) -> OperatorGraph:
+    """A classifier of texts: embedding, LSTM layers in blocks of steps, and what the last says."""
+    _check_blocks(steps, block)
+    b = Builder("rnntc", batch_size)
+    states = [(b.input("h", units), b.input("c", units)) for _ in range(num_layers)]
+    for _ in range(steps // block):
+        x = _embed(b, block, vocabulary, units, "embed")
+        for number in range(num_layers):
+            x, states[number] = _lstm(b, x, states[number], units, f"lstm_{number}")
+    b.loss(b.dense(states[-1][0], classes, layer="classes"))
+    return b.finish()
+
+
 def rnnlm(
     batch_size: int = 64,
     steps: int = 40,
@@ -241,6 +144,7 @@ def rnnlm(
     num_layers: int = 2,
 ) -> OperatorGraph:
     """A language model: embedding, LSTM layers in blocks of steps, projection."""
+    _check_blocks(steps, block)
     b = Builder("rnnlm", batch_size)
     states = [(b.input("h", units), b.input("c", units)) for _ in range(num_layers)]
     for _ in range(steps // block):
@@ -270,6 +174,7 @@ def nmt(
         shares: Whether blocks of a layer are on the same weights, as they really are. The paper
             places them independently of each other.
     """
+    _check_blocks(steps, block)
     b = Builder("nmt", batch_size)
 
     def layer(name: str, number: int) -> str:
@@ -293,6 +198,9 @@ def nmt(
     return b.finish()
 
 
-MODELS: dict[str, Callable[..., OperatorGraph]] = {
-    make.__name__: make for make in (lenet, alexnet, resnet101, inception_v3, rnnlm, nmt)
+PAPER: dict[str, Callable[..., OperatorGraph]] = {
+    make.__name__: make for make in (alexnet, inception_v3, resnet101, rnntc, rnnlm, nmt)
 }
+"""The paper's benchmarks, at its sizes."""
+
+MODELS: dict[str, Callable[..., OperatorGraph]] = {"lenet": lenet, **PAPER}

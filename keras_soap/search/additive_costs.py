@@ -5,6 +5,9 @@ nor contention, so it only guides; what a strategy really costs is for the objec
 Without O: part p of every operator lies on device p.
 """
 
+import functools
+import itertools
+
 import numpy as np
 
 from keras_soap.graph.operator_graph import Edge, dtype_bytes
@@ -24,7 +27,6 @@ class AdditiveCosts:
         self.graph = problem.graph
         self.topology = problem.topology
         self._edges: dict[tuple[object, ...], float] = {}
-        self._routes: dict[tuple[int, int], tuple[int, float]] = {}
 
     def family_ns(self, family: int, degrees: Degrees) -> float:
         """Of all operators of a family under `degrees`, their common weights included."""
@@ -105,26 +107,44 @@ class AdditiveCosts:
         return slowest
 
     def _transfers_ns(self, overlaps, element_bytes: int, back: bool) -> float:
-        """A part receives what it reads one after the other; the slowest part counts."""
+        """Transfers queue for the links of their routes; the busiest link counts.
+
+        The way back is as long: links are as fast both ways.
+        """
         remote = overlaps.producer != overlaps.consumer
         if not remote.any():
             return 0.0
         producer, consumer = overlaps.producer[remote], overlaps.consumer[remote]
-        routes = [
-            self._route(source, destination)
-            for source, destination in zip(producer.tolist(), consumer.tolist(), strict=True)
-        ]
-        latency_ns, bandwidth = np.array(routes).T
+        latency_ns, bandwidth = self._routes[:, producer, consumer]
         times = latency_ns + overlaps.num_elements[remote] * (element_bytes * 1e9) / bandwidth
-        total = np.bincount(consumer, times).max()
-        return float(total + np.bincount(producer, times).max() if back else total)
+        links = self._links[producer, consumer]
+        busy = np.bincount(links.ravel(), np.repeat(times, links.shape[1]))
+        total = float(busy[: len(self.topology.links)].max())
+        return 2 * total if back else total
 
-    def _route(self, source: int, destination: int) -> tuple[int, float]:
-        pair = (source, destination)
-        if pair not in self._routes:
+    @functools.cached_property
+    def _routes(self) -> np.ndarray:
+        """float64 (2, devices, devices): latency in ns and bandwidth in bytes/s, both 1 at home."""
+        num_devices = self.topology.num_devices
+        found = np.ones((2, num_devices, num_devices))
+        for source, destination in itertools.permutations(range(num_devices), 2):
             route = self.topology.route(source, destination)
-            self._routes[pair] = (route.latency_ns, route.bandwidth_bytes_per_s)
-        return self._routes[pair]
+            found[:, source, destination] = route.latency_ns, route.bandwidth_bytes_per_s
+        return found
+
+    @functools.cached_property
+    def _links(self) -> np.ndarray:
+        """int64 (devices, devices, most): links of each route, filled up with one too many."""
+        num_devices = self.topology.num_devices
+        routes = {
+            pair: self.topology.route(*pair).links
+            for pair in itertools.permutations(range(num_devices), 2)
+        }
+        most = max(map(len, routes.values()), default=1)
+        found = np.full((num_devices, num_devices, most), len(self.topology.links))
+        for pair, links in routes.items():
+            found[pair][: len(links)] = links
+        return found
 
 
 def leading(degrees: Degrees) -> ParallelConfig:

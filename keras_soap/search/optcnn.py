@@ -24,7 +24,7 @@ from keras_soap.search.tracker import Tracker
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 
-MAX_DEGREES = 64
+MAX_DEGREES = 32
 """Of each family only so many degrees are looked at: those that are cheapest on their own."""
 
 

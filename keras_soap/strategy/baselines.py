@@ -5,9 +5,12 @@ largest one below it that does is taken.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.graph.operator_graph import Operator, OperatorGraph
+from keras_soap.graph.region import whole
+from keras_soap.operators import registry
 from keras_soap.operators.rule import Dimension, DimensionKind
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import families
@@ -16,6 +19,9 @@ from keras_soap.topology.device_topology import DeviceTopology
 
 Dimensions = Sequence[Sequence[Dimension]]
 
+LITTLE = 0.25
+"""Of the mean work of a layer: with less it gets no devices of its own."""
+
 
 def data_parallel(
     graph: OperatorGraph, dimensions: Dimensions, topology: DeviceTopology
@@ -23,7 +29,7 @@ def data_parallel(
     """Every operator splits its samples over all devices."""
     plan = _Plan(graph, dimensions, topology)
     for family in plan.families:
-        plan.split(family, DimensionKind.SAMPLE)
+        plan.split(family, {DimensionKind.SAMPLE: plan.num_devices})
     return plan.strategy()
 
 
@@ -37,9 +43,37 @@ def model_parallel(
     """
     plan = _Plan(graph, dimensions, topology)
     for family in plan.families:
-        if not (plan.split(family, DimensionKind.PARAMETER) or plan.follow(family)):
+        units = {DimensionKind.PARAMETER: plan.num_devices}
+        if not (plan.split(family, units) or plan.follow(family)):
             position = family[0] * topology.num_devices // len(graph.operators)
             plan.place(family, (position,))
+    return plan.strategy()
+
+
+def layer_parallel(
+    graph: OperatorGraph, dimensions: Dimensions, topology: DeviceTopology
+) -> Strategy:
+    """Each layer on devices of its own, in proportion to its work, over which it splits samples.
+
+    What does no work of its own goes where its inputs are made, or else where it is read. Layers
+    that are cut in time then run as a wavefront: one layer does the next block while the layer
+    after it does this one. I. Sutskever, O. Vinyals, Q. V. Le (arXiv 1409.3215) trained so, with
+    half of the devices for the softmax.
+    """
+    plan = _Plan(graph, dimensions, topology)
+    stages = _stages(graph, topology.num_devices)
+    sizes = _shares([stage.work for stage in stages], topology.num_devices)
+    # Sizes are powers of two: in descending order none straddles a node that another could fill.
+    starts, position = {}, 0
+    for number in sorted(range(len(stages)), key=lambda number: -sizes[number]):
+        starts[number], position = position, position + sizes[number]
+    where = _follow_layers(
+        graph, {layer: number for number, stage in enumerate(stages) for layer in stage.layers}
+    )
+    for family in plan.families:
+        number = where[family[0]]
+        devices = range(starts[number], starts[number] + sizes[number])
+        plan.split(family, {DimensionKind.SAMPLE: sizes[number]}, devices)
     return plan.strategy()
 
 
@@ -48,25 +82,27 @@ def expert(graph: OperatorGraph, dimensions: Dimensions, topology: DeviceTopolog
 
     Convolutional networks: "one weird trick" (A. Krizhevsky, arXiv 1404.5997): fully connected
     layers split their units, all others the samples. Recurrent networks: one replica for each
-    node, and within a node each layer on a device of its own (Y. Wu et al., "Google's neural
-    machine translation system", arXiv 1609.08144).
+    node; within a node each recurrent layer on a device of its own, and what makes the prediction
+    split by units over all of them (Y. Wu et al., "Google's neural machine translation system",
+    arXiv 1609.08144).
     """
     if any(is_recurrent(operator.kind) for operator in graph.operators):
-        return _layers_across_devices(graph, dimensions, topology)
+        return _layers_within_nodes(graph, dimensions, topology)
     plan = _Plan(graph, dimensions, topology)
     for family in plan.families:
         operator = graph.operators[family[0]]
         dense = operator.kind == "dense" and len(operator.output.shape) == 2
-        if dense and plan.split(family, DimensionKind.PARAMETER):
+        if dense and plan.split(family, {DimensionKind.PARAMETER: plan.num_devices}):
             continue
-        if operator.weights or not plan.follow(family):
-            plan.split(family, DimensionKind.SAMPLE)
+        if _has_weights(operator) or not plan.follow(family):
+            plan.split(family, {DimensionKind.SAMPLE: plan.num_devices})
     return plan.strategy()
 
 
 BASELINES: dict[str, Callable[[OperatorGraph, Dimensions, DeviceTopology], Strategy]] = {
     "data_parallel": data_parallel,
     "model_parallel": model_parallel,
+    "layer_parallel": layer_parallel,
     "expert": expert,
 }
 
@@ -76,23 +112,115 @@ def is_recurrent(kind: str) -> bool:
     return any(word in kind for word in ("lstm", "gru", "rnn", "recurrent"))
 
 
-def _layers_across_devices(
+def _layers_within_nodes(
     graph: OperatorGraph, dimensions: Dimensions, topology: DeviceTopology
 ) -> Strategy:
     nodes: dict[int, list[int]] = {}
     for number, device in enumerate(topology.devices):
         nodes.setdefault(device.node, []).append(number)
+    most = max(map(len, nodes.values()))
+    full = [in_node for in_node in nodes.values() if len(in_node) == most]
+    everywhere = [device for in_node in full for device in in_node]
+    recurrent = dict.fromkeys(o.layer for o in graph.operators if is_recurrent(o.kind))
+    where = _follow_layers(graph, {layer: number for number, layer in enumerate(recurrent)})
+    predicting = _predicting(graph)
     plan = _Plan(graph, dimensions, topology)
-    layers = [family for family in plan.families if graph.operators[family[0]].weights]
-    position = {family[0]: number for number, family in enumerate(layers)}
-    last = 0
     for family in plan.families:
-        last = position.get(family[0], last)
-        devices = tuple(
-            in_node[last * len(in_node) // max(len(layers), 1)] for in_node in nodes.values()
-        )
-        plan.split(family, DimensionKind.SAMPLE, devices)
+        if predicting.intersection(family):
+            degrees = {DimensionKind.SAMPLE: len(full), DimensionKind.PARAMETER: most}
+            plan.split(family, degrees, everywhere)
+        elif graph.operators[family[0]].kind == "loss":
+            plan.split(family, {DimensionKind.SAMPLE: len(everywhere)}, everywhere)
+        else:
+            position = where[family[0]] * most // max(len(recurrent), most)
+            devices = [in_node[position] for in_node in full]
+            plan.split(family, {DimensionKind.SAMPLE: len(full)}, devices)
     return plan.strategy()
+
+
+def _predicting(graph: OperatorGraph) -> set[int]:
+    """The last operators with weights before each loss."""
+    pending = [n for n, operator in enumerate(graph.operators) if operator.kind == "loss"]
+    found = set()
+    while pending:
+        for edge in graph.in_edges[pending.pop()]:
+            producer = edge.producer.operator
+            if _has_weights(graph.operators[producer]):
+                found.add(producer)
+            else:
+                pending.append(producer)
+    return found
+
+
+def _has_weights(operator: Operator) -> bool:
+    """Whether it computes with weights, its own or those that another block hands on."""
+    return bool(operator.weights or operator.attributes.get("weights"))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Layers that share devices, and their operations in a forward pass."""
+
+    layers: tuple[str, ...]
+    work: float
+
+    def __add__(self, other: "_Stage") -> "_Stage":
+        return _Stage(self.layers + other.layers, self.work + other.work)
+
+
+def _stages(graph: OperatorGraph, most: int) -> list[_Stage]:
+    """The layers that do work, in order, in no more than `most` stages.
+
+    A layer that does less than `LITTLE` of the mean shares a stage with the one before it.
+    """
+    work: dict[str, float] = {}
+    for operator in graph.operators:
+        if operator.layer:
+            flops = registry.find(operator.kind).flops(operator, whole(1, operator.output.shape))
+            work[operator.layer] = work.get(operator.layer, 0.0) + float(flops[0])
+    stages: list[_Stage] = []
+    mean = sum(work.values()) / max(sum(of > 0 for of in work.values()), 1)
+    for layer, of in work.items():
+        if of and (not stages or of >= LITTLE * mean):
+            stages.append(_Stage((layer,), of))
+        elif of:
+            stages[-1] += _Stage((layer,), of)
+    stages = stages or [_Stage((), 1.0)]
+    while len(stages) > most:
+        at = min(range(len(stages) - 1), key=lambda n: stages[n].work + stages[n + 1].work)
+        stages[at : at + 2] = [stages[at] + stages[at + 1]]
+    return stages
+
+
+def _shares(work: Sequence[float], num_devices: int) -> list[int]:
+    """How many devices each stage gets: one, doubled where most work is left for each."""
+    sizes = [1] * len(work)
+    left = num_devices - len(work)
+    while True:
+        number = max(range(len(work)), key=lambda n: work[n] / sizes[n])
+        if sizes[number] > left:
+            return sizes
+        left -= sizes[number]
+        sizes[number] *= 2
+
+
+def _follow_layers(graph: OperatorGraph, of_layer: Mapping[str, int]) -> list[int]:
+    """For each operator the number of its layer, or of one that it is beside.
+
+    Args:
+        graph: The operators.
+        of_layer: Numbers of the layers that have one.
+    """
+    found: list[int | None] = []
+    for number, operator in enumerate(graph.operators):
+        before = (found[edge.producer.operator] for edge in graph.in_edges[number])
+        inherited = next((n for n in before if n is not None), None)
+        found.append(of_layer.get(operator.layer, inherited))
+    for number in reversed(range(len(found))):
+        if found[number] is None:
+            after = (found[edge.consumer] for edge in graph.out_edges[number])
+            found[number] = next((n for n in after if n is not None), 0)
+    return [n or 0 for n in found]
 
 
 class _Plan:
@@ -116,22 +244,30 @@ class _Plan:
         self._set(family, ParallelConfig(whole, devices))
 
     def split(
-        self, family: Sequence[int], kind: DimensionKind, devices: Sequence[int] | None = None
+        self,
+        family: Sequence[int],
+        most: Mapping[DimensionKind, int],
+        devices: Sequence[int] | None = None,
     ) -> bool:
-        """Splits the dimensions of `kind` over as many of `devices` (all of them) as can be."""
+        """Splits dimensions over as many of `devices` (all of them) as can be.
+
+        Args:
+            family: Operators.
+            most: Into how many parts, by kind of dimension; others stay whole.
+            devices: Where; the first ones are taken.
+        """
         devices = range(self.num_devices) if devices is None else devices
-        left = len(devices)
+        left = dict(most)
         degrees = []
         for position, dimension in enumerate(self.dimensions[family[0]]):
-            degree = 1
-            if dimension.kind == kind:
-                degree = max(
-                    degree
-                    for degree in dimension.degrees(left)
-                    if all(self._allows(number, position, degree) for number in family)
-                )
+            degree = max(
+                degree
+                for degree in dimension.degrees(left.get(dimension.kind, 1))
+                if all(self._allows(number, position, degree) for number in family)
+            )
             degrees.append(degree)
-            left //= degree
+            if dimension.kind in left:
+                left[dimension.kind] //= degree
         parts = math.prod(degrees)
         self._set(family, ParallelConfig(tuple(degrees), tuple(devices[:parts])))
         return parts > 1

@@ -86,6 +86,56 @@ def test_benchmarks_are_operator_graphs(name):
     assert load_graph(name, 64, training=True) == zoo.MODELS[name](batch_size=64)
 
 
+def test_benchmarks_are_cut_in_time_as_asked():
+    blocks = [op for op in load_graph("rnnlm", 64, True, 20).operators if op.layer == "lstm_0"]
+    assert [block.output.shape[1] for block in blocks] == [20, 20]
+
+
+def test_benchmarks_run_forward_without_losses():
+    kinds = {operator.kind for operator in load_graph("nmt", 64, training=False).operators}
+    assert "loss" not in kinds
+
+
+RECURRENT = """
+import keras
+
+def recurrent():
+    return keras.Sequential([keras.Input((12, 3)), keras.layers.LSTM(4, return_sequences=True)])
+"""
+
+
+def test_layers_of_a_keras_model_are_cut_in_time_as_asked(tmp_path, monkeypatch):
+    (tmp_path / "recurrent_of_mine.py").write_text(RECURRENT)
+    monkeypatch.chdir(tmp_path)
+    kinds = [op.kind for op in load_graph("recurrent_of_mine:recurrent", 2, True, 4).operators]
+    assert kinds.count("lstm_block") == 3
+    with pytest.raises(CaptureError, match=r"time_chunk=5\. Use a divisor of 12, such as 4"):
+        load_graph("recurrent_of_mine:recurrent", 2, True, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "reason"),
+    [
+        ("nmt", 7, "Cannot cut 40 steps into blocks of 7. Use a divisor of the steps, such as 5"),
+        ("alexnet", 8, "time_chunk=8 cuts recurrent layers, and 'alexnet' has none"),
+    ],
+)
+def test_blocks_that_make_no_sense_are_refused(name, chunk, reason):
+    with pytest.raises(CaptureError, match=reason):
+        load_graph(name, 64, True, chunk)
+
+
+def test_a_benchmark_is_spelled_exactly_and_all_else_is_an_application(monkeypatch):
+    monkeypatch.setattr(keras.applications, "ResNet101", lambda weights: tiny_resnet())
+    kinds = {operator.kind for operator in load_graph("ResNet101", 2, False).operators}
+    assert kinds == {"input", "dense"}
+    assert "convolution" in {op.kind for op in load_graph("resnet101", 2, False).operators}
+
+
+def tiny_resnet():
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+
+
 def test_applications_are_found_in_any_spelling():
     graph = load_graph("mobilenet_v2", 2, training=False)
     assert graph.operators[0].output.shape == (2, 224, 224, 3)

@@ -90,6 +90,8 @@ def test_a_profile_of_something_else_is_used_with_a_warning(run):
         ((), "small", 2, "Nothing would be written. Give --profile_out"),
         (("--profile_out=p.pb", "--dims=O"), "small", 2, "--dims=O must be letters of SAP"),
         (("--profile_out=p.pb", "--num_devices=7"), "small", 1, "there cannot be 7 any more"),
+        (("--profile_out=p.pb", "--time_chunk=2"), "small", 1, "cuts recurrent layers, and"),
+        (("--profile_out=p.pb", "--time_chunk=0"), "small", 2, "positive integer"),
         (("--profile_out=p.pb",), "graph", 1, "is an operator graph, with no layers to run"),
     ],
 )

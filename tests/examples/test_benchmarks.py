@@ -48,6 +48,20 @@ def test_loss_falls_at_tiny_sizes(name, changes):
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
 
 
+def test_losses_of_the_transformer_fall_as_those_of_keras_alone(monkeypatch):
+    import keras
+
+    import keras_soap
+
+    # Time by time their noise differs, and so do their losses: equal ones are no accident.
+    found = train("dit", search_budget_s=0.5, num_layers=1, data="digits")
+    assert np.mean(found[-2:]) < np.mean(found[:2])
+    alone = keras.callbacks.Callback()
+    alone.strategy = None
+    monkeypatch.setattr(keras_soap, "SoapStrategy", lambda *args, **kwargs: alone)
+    assert train("dit", num_layers=1, data="digits") == pytest.approx(found, rel=1e-4)
+
+
 def test_a_strategy_is_written_and_used_again(tmp_path):
     path = str(tmp_path / "strategy.textproto")
     small = {"steps": 2, "batch_size": 8}
@@ -100,6 +114,8 @@ def test_a_missing_catalogue_says_what_to_install(monkeypatch):
     [
         ("rnnlm", {"time_chunk": 3}, "time_chunk=3 does not divide the 8 steps .* such as 2"),
         ("nmt", {"units": -1}, "units=-1 must be 1 or more"),
+        ("dit", {"patch": 3}, "patch=3 does not divide image_size=8"),
+        ("dit", {"units": 36, "num_heads": 8}, "num_heads=8 does not divide units=36"),
         ("inception_v3", {"image_size": 60}, "image_size=60 leaves no pixels"),
         ("alexnet", {"data": "digits", "classes": 4}, "has 10 classes, not 4"),
         ("alexnet", {"data": "photos", "classes": 2, "image_size": 512}, "no crops of 512×512"),

@@ -64,7 +64,7 @@ def test_the_summary_has_a_row_for_each_operator_and_each_strategy():
 def test_what_does_not_fit_into_memory_says_so():
     of = problem(topology=machine(4, memory_bytes=1000))
     text = summary.totals(of.baselines, 1)
-    assert text.count("(does not fit)") == 3
+    assert text.count("(does not fit)") == len(of.baselines)
 
 
 def test_memory_of_many_devices_is_a_range():

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
+from keras_soap.graph.builder import Builder
 from keras_soap.graph.operator_graph import SPACE, OperatorGraph, TensorSpec
-from keras_soap.graph.zoo import Builder
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import families
 from keras_soap.strategy.strategy import Strategy

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_soap.costs.roofline import Roofline
-from keras_soap.graph.zoo import Builder
+from keras_soap.graph.builder import Builder
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs, Lowering

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from keras_soap.topology import hardware
+from keras_soap.topology.presets import scaled_cluster
 from keras_soap.topology.resolve import presets, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,11 @@ def test_p100():
     assert topology.num_devices == 16
     assert route(topology, "node0/GPU:0", "node0/GPU:3") == (3_400, 20e9, 1)
     assert route(topology, "node0/GPU:0", "node1/GPU:0") == (9_600, 12.5e9, 4)
+
+
+def test_a_cluster_made_by_rule_is_the_preset():
+    made, preset = scaled_cluster(16), resolve("p100")
+    assert (made.devices, made.connections) == (preset.devices, preset.connections)
 
 
 def test_gpus_of_a_p100_node_share_its_network_card():

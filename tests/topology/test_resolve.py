@@ -19,6 +19,21 @@ def test_a_preset_by_name_and_its_first_devices():
     assert part.route(0, 7).time_ns(10**6) == whole.route(0, 7).time_ns(10**6)
 
 
+@pytest.mark.parametrize("name", ["p100", "k80"])
+def test_clusters_go_on_beyond_their_file(name):
+    file, larger = resolve.resolve(name), resolve.resolve(f"{name}:70")
+    assert (larger.name, larger.num_devices) == (f"{name}:70", 70)
+    assert larger.devices[: file.num_devices] == file.devices
+    assert larger.devices[-1].node == 70 // 4
+    assert larger.route(0, 69).time_ns(10**6) == file.route(0, 15).time_ns(10**6)
+
+
+def test_slices_of_a_pod_are_made_by_rule_and_close_rings_only_where_they_are_whole():
+    assert resolve.resolve("tpu_v5e_4x8").route(0, 7).latency_ns == 7_000
+    assert resolve.resolve("tpu_v5e_4x16").route(0, 15).latency_ns == 1_000
+    assert resolve.resolve("tpu_v5e_16x1").route(0, 15).latency_ns == 1_000
+
+
 @pytest.mark.parametrize("suffix", ["textproto", "pb"])
 def test_a_file_by_path(tmp_path, suffix):
     path = tmp_path / f"mine.{suffix}"
@@ -33,8 +48,9 @@ def test_a_file_by_path(tmp_path, suffix):
     [
         ("p1000", "no topology 'p1000'. Did you mean 'p100'"),
         ("nonsense", "Use 'local', a preset .dgx1_v100, .*k80.*, or the path"),
-        ("p100:17", "has 16 devices, not 17. Ask for 1 to 16"),
+        ("dgx_a100:9", "has 8 devices, not 9. Ask for 1 to 8"),
         ("p100:0", "has 16 devices, not 0"),
+        ("tpu_v5e_2x17", "pod has 16 rows and columns of chips, so there is no 'tpu_v5e_2x17'"),
         ("p100:many", "'many' is no number"),
         ("gone.textproto", "Cannot read gone.textproto: No such file"),
         ("gone/away", "Cannot read gone/away"),

@@ -1,0 +1,33 @@
+"""Operator graphs as inference runs them."""
+
+import dataclasses
+
+from keras_soap.graph.operator_graph import OperatorGraph, TensorRef
+
+
+def forward_part(graph: OperatorGraph) -> OperatorGraph:
+    """A graph without its losses, and without inputs that only they read, such as targets."""
+    kept = [
+        number
+        for number, operator in enumerate(graph.operators)
+        if operator.kind != "loss"
+        and not (
+            operator.kind == "input"
+            and graph.out_edges[number]
+            and all(graph.operators[e.consumer].kind == "loss" for e in graph.out_edges[number])
+        )
+    ]
+    if len(kept) == len(graph.operators):
+        return graph
+    renumbered = {number: position for position, number in enumerate(kept)}
+    operators = tuple(
+        dataclasses.replace(
+            graph.operators[number],
+            inputs=tuple(
+                TensorRef(renumbered[ref.operator], ref.output)
+                for ref in graph.operators[number].inputs
+            ),
+        )
+        for number in kept
+    )
+    return dataclasses.replace(graph, operators=operators)
