@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from keras_soap.graph.operator_graph import (
+    SPACE,
     Operator,
     OperatorGraph,
     TensorRef,
@@ -115,6 +116,45 @@ class Builder:
     def add_up(self, x: Tensor, y: Tensor) -> int:
         return self.add("add", "merging", [x, y], [self.shape(x)], trainable=True)
 
+    def elementwise(self, xs: Sequence[Tensor], shape: Sequence[int]) -> int:
+        return self.add("elementwise", "elementwise", xs, [shape])
+
+    def reshape(self, x: Tensor, *shape: int) -> int:
+        return self.add("reshape", "reshape", [x], [(self.batch_size, *shape)])
+
+    def attend(self, x: Tensor, num_heads: int) -> int:
+        """Attention of a sequence to itself, with projections, as MultiHeadAttention has them."""
+        batch, length, units = self.shape(x)
+        size = units // num_heads
+        queries, keys, values = (
+            self.add(
+                "project",
+                "einsum_dense",
+                [x],
+                [(batch, length, num_heads, size)],
+                [("kernel", (units, num_heads, size)), ("bias", (num_heads, size))],
+                equation="abc,cde->abde",
+                output_shape=[None, num_heads, size],
+            )
+            for _ in range(3)
+        )
+        attended = self.add(
+            "attend",
+            "dot_product_attention",
+            [queries, keys, values],
+            [(batch, length, num_heads, size)],
+            operands=[["input", 0], ["input", 1], ["input", 2]],
+        )
+        return self.add(
+            "combine",
+            "einsum_dense",
+            [attended],
+            [(batch, length, units)],
+            [("kernel", (num_heads, size, units)), ("bias", (units,))],
+            equation="abcd,cde->abe",
+            output_shape=[None, units],
+        )
+
     def flatten(self, x: Tensor) -> int:
         batch, *rest = self.shape(x)
         return self.add("flatten", "reshape", [x], [(batch, math.prod(rest))])
@@ -126,10 +166,25 @@ class Builder:
             "dense", "dense", [x], [(*outer, units)], weights, layer, activation=activation
         )
 
+    def embed(self, x: Tensor, vocabulary: int, units: int, layer: str = "") -> Tensor:
+        made = (*self.shape(x), units)
+        outputs = [TensorSpec((*made, vocabulary), SPACE), made]
+        table = [("embeddings", (vocabulary, units))]
+        return self.add("embed", "embedding", [x], outputs, table, layer), 1
+
     def loss(self, x: Tensor) -> int:
-        shape = self.shape(x)[:-1]
-        target = self.input("target", *shape[1:], dtype="int32")
-        return self.add("loss", "loss", [x, target], [shape], report_bytes=8)
+        """The cross-entropy of a softmax over the last axis."""
+        shape = self.shape(x)
+        target = self.input("target", *shape[1:-1], dtype="int32")
+        return self.add(
+            "loss",
+            "cross_entropy",
+            [x, target],
+            [shape],
+            report_bytes=8,
+            is_sparse=True,
+            finds_classes=False,
+        )
 
 
 def _window(space, size, strides: int, padding: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_soap.graph.operator_graph import OperatorGraph, TensorRef
+from keras_soap.graph.operator_graph import LOSS_KINDS, OperatorGraph, TensorRef
 
 
 def forward_part(graph: OperatorGraph) -> OperatorGraph:
@@ -10,11 +10,14 @@ def forward_part(graph: OperatorGraph) -> OperatorGraph:
     kept = [
         number
         for number, operator in enumerate(graph.operators)
-        if operator.kind != "loss"
+        if operator.kind not in LOSS_KINDS
         and not (
             operator.kind == "input"
             and graph.out_edges[number]
-            and all(graph.operators[e.consumer].kind == "loss" for e in graph.out_edges[number])
+            and all(
+                graph.operators[edge.consumer].kind in LOSS_KINDS
+                for edge in graph.out_edges[number]
+            )
         )
     ]
     if len(kept) == len(graph.operators):

@@ -108,12 +108,6 @@ def _lstm(b: Builder, x: Tensor, states: tuple, units: int, layer: str) -> tuple
     return y, ((y, 1), (y, 2))
 
 
-def _embed(b: Builder, length: int, vocabulary: int, units: int, layer: str) -> int:
-    x = b.input("tokens", length, dtype="int32")
-    table = [("embeddings", (vocabulary, units))]
-    return b.add("embed", "embedding", [x], [(b.batch_size, length, units)], table, layer)
-
-
 def rnntc(
     batch_size: int = 64,
     steps: int = 40,
@@ -128,7 +122,7 @@ def rnntc(
     b = Builder("rnntc", batch_size)
     states = [(b.input("h", units), b.input("c", units)) for _ in range(num_layers)]
     for _ in range(steps // block):
-        x = _embed(b, block, vocabulary, units, "embed")
+        x = b.embed(b.input("tokens", block, dtype="int32"), vocabulary, units, "embed")
         for number in range(num_layers):
             x, states[number] = _lstm(b, x, states[number], units, f"lstm_{number}")
     b.loss(b.dense(states[-1][0], classes, layer="classes"))
@@ -148,7 +142,7 @@ def rnnlm(
     b = Builder("rnnlm", batch_size)
     states = [(b.input("h", units), b.input("c", units)) for _ in range(num_layers)]
     for _ in range(steps // block):
-        x = _embed(b, block, vocabulary, units, "embed")
+        x = b.embed(b.input("tokens", block, dtype="int32"), vocabulary, units, "embed")
         for number in range(num_layers):
             x, states[number] = _lstm(b, x, states[number], units, f"lstm_{number}")
         b.loss(b.dense(x, vocabulary, layer="projection"))
@@ -183,13 +177,17 @@ def nmt(
     states = [(b.input("h", units), b.input("c", units)) for _ in range(2)]
     encoded = []
     for number in range(steps // block):
-        x = _embed(b, block, vocabulary, units, layer("source", number))
+        x = b.embed(
+            b.input("tokens", block, dtype="int32"), vocabulary, units, layer("source", number)
+        )
         for of in range(2):
             x, states[of] = _lstm(b, x, states[of], units, layer(f"encoder_{of}", number))
         encoded.append(x)
     memory = b.concat(encoded, axis=1)
     for number in range(steps // block):
-        x = _embed(b, block, vocabulary, units, layer("target", number))
+        x = b.embed(
+            b.input("tokens", block, dtype="int32"), vocabulary, units, layer("target", number)
+        )
         for of in range(2):
             x, states[of] = _lstm(b, x, states[of], units, layer(f"decoder_{of}", number))
         context = b.add("attention", "attention", [x, memory], [b.shape(x)])
@@ -198,9 +196,53 @@ def nmt(
     return b.finish()
 
 
+def dit(
+    batch_size: int = 64,
+    image_size: int = 32,
+    channels: int = 4,
+    patch: int = 2,
+    units: int = 1152,
+    num_heads: int = 16,
+    num_layers: int = 28,
+    classes: int = 1000,
+) -> OperatorGraph:
+    """A diffusion transformer, by default DiT-XL/2 (W. Peebles, S. Xie, arXiv 2212.09748)."""
+    b = Builder("dit", batch_size)
+    image = b.input("image", image_size, image_size, channels)
+    target = b.input("target", image_size, image_size, channels)
+    time = b.input("time", units)
+    label = b.embed(b.input("label", dtype="int32"), classes, units)
+    time = b.dense(b.dense(time, units, "silu"), units)
+    condition = b.elementwise([time, label], b.shape(time))
+    x = b.conv(image, units, patch, patch)
+    x = b.reshape(x, (image_size // patch) ** 2, units)
+
+    def modulations(count: int) -> list[int]:
+        return [b.reshape(b.dense(condition, units), 1, units) for _ in range(count)]
+
+    def modulated(x: Tensor) -> int:
+        y = b.add("normalize", "layer_normalization", [x], [b.shape(x)], axis=-1)
+        return b.elementwise([y, *modulations(2)], b.shape(x))
+
+    for _ in range(num_layers):
+        y = b.attend(modulated(x), num_heads)
+        x = b.elementwise([x, y, *modulations(1)], b.shape(x))
+        y = b.dense(b.dense(modulated(x), 4 * units, "gelu"), units)
+        x = b.elementwise([x, y, *modulations(1)], b.shape(x))
+    x = b.dense(modulated(x), patch * patch * channels)
+    side = image_size // patch
+    # (side, side, patch · patch · channels) in the order of the image: rows of patches first.
+    x = b.reshape(x, side, side, patch, patch, channels)
+    shape = (batch_size, side, patch, side, patch, channels)
+    x = b.add("permute", "permute", [x], [shape], dims=[1, 3, 2, 4, 5])
+    x = b.reshape(x, image_size, image_size, channels)
+    b.add("loss", "loss", [x, target], [b.shape(x)[:-1]], report_bytes=8)
+    return b.finish()
+
+
 PAPER: dict[str, Callable[..., OperatorGraph]] = {
     make.__name__: make for make in (alexnet, inception_v3, resnet101, rnntc, rnnlm, nmt)
 }
 """The paper's benchmarks, at its sizes."""
 
-MODELS: dict[str, Callable[..., OperatorGraph]] = {"lenet": lenet, **PAPER}
+MODELS: dict[str, Callable[..., OperatorGraph]] = {"lenet": lenet, **PAPER, "dit": dit}

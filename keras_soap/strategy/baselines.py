@@ -4,11 +4,12 @@ All of them fit any graph and any number of devices: where a degree does not div
 largest one below it that does is taken.
 """
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keras_soap.graph.operator_graph import Operator, OperatorGraph
+from keras_soap.graph.operator_graph import LOSS_KINDS, Operator, OperatorGraph
 from keras_soap.graph.region import whole
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Dimension, DimensionKind
@@ -55,10 +56,11 @@ def layer_parallel(
 ) -> Strategy:
     """Each layer on devices of its own, in proportion to its work, over which it splits samples.
 
-    What does no work of its own goes where its inputs are made, or else where it is read. Layers
-    that are cut in time then run as a wavefront: one layer does the next block while the layer
-    after it does this one. I. Sutskever, O. Vinyals, Q. V. Le (arXiv 1409.3215) trained so, with
-    half of the devices for the softmax.
+    What makes the prediction splits its units within a node, and samples across nodes. What does
+    no work of its own goes where its inputs are made, or else where it is read. Layers that are cut
+    in time then run as a wavefront: one layer does the next block while the layer after it does
+    this one. I. Sutskever, O. Vinyals, Q. V. Le (arXiv 1409.3215) trained so, with half of the
+    devices for the softmax.
     """
     plan = _Plan(graph, dimensions, topology)
     stages = _stages(graph, topology.num_devices)
@@ -70,10 +72,17 @@ def layer_parallel(
     where = _follow_layers(
         graph, {layer: number for number, stage in enumerate(stages) for layer in stage.layers}
     )
+    predicting = _predicting(graph)
+    in_node = max(collections.Counter(device.node for device in topology.devices).values())
     for family in plan.families:
         number = where[family[0]]
         devices = range(starts[number], starts[number] + sizes[number])
-        plan.split(family, {DimensionKind.SAMPLE: sizes[number]}, devices)
+        if predicting.intersection(family):
+            within = math.gcd(sizes[number], in_node)
+            most = {DimensionKind.SAMPLE: sizes[number] // within, DimensionKind.PARAMETER: within}
+            plan.split(family, most, devices)
+        elif graph.operators[family[0]].kind not in LOSS_KINDS or not plan.follow(family):
+            plan.split(family, {DimensionKind.SAMPLE: sizes[number]}, devices)
     return plan.strategy()
 
 
@@ -129,8 +138,9 @@ def _layers_within_nodes(
         if predicting.intersection(family):
             degrees = {DimensionKind.SAMPLE: len(full), DimensionKind.PARAMETER: most}
             plan.split(family, degrees, everywhere)
-        elif graph.operators[family[0]].kind == "loss":
-            plan.split(family, {DimensionKind.SAMPLE: len(everywhere)}, everywhere)
+        elif graph.operators[family[0]].kind in LOSS_KINDS:
+            if not plan.follow(family):
+                plan.split(family, {DimensionKind.SAMPLE: len(everywhere)}, everywhere)
         else:
             position = where[family[0]] * most // max(len(recurrent), most)
             devices = [in_node[position] for in_node in full]
@@ -140,7 +150,7 @@ def _layers_within_nodes(
 
 def _predicting(graph: OperatorGraph) -> set[int]:
     """The last operators with weights before each loss."""
-    pending = [n for n, operator in enumerate(graph.operators) if operator.kind == "loss"]
+    pending = [n for n, operator in enumerate(graph.operators) if operator.kind in LOSS_KINDS]
     found = set()
     while pending:
         for edge in graph.in_edges[pending.pop()]:
@@ -273,17 +283,19 @@ class _Plan:
         return parts > 1
 
     def follow(self, family: Sequence[int]) -> bool:
-        """Splits as the first producer does, where the dimensions of the same name allow it."""
+        """Splits as the first producer does: dimensions of the same name, or the same axis."""
         number = family[0]
         if not self.graph.in_edges[number]:
             return False
         producer = self.graph.in_edges[number][0].producer.operator
         config = self.configs[producer]
-        by_name = {
-            dimension.name: degree
-            for dimension, degree in zip(self.dimensions[producer], config.degrees, strict=True)
-        }
-        degrees = tuple(by_name.get(dimension.name, 1) for dimension in self.dimensions[number])
+        by_name, by_axis = {}, {}
+        for dimension, degree in zip(self.dimensions[producer], config.degrees, strict=True):
+            by_name[dimension.name] = by_axis[dimension.axis, dimension.size] = degree
+        degrees = tuple(
+            by_name.get(dimension.name, by_axis.get((dimension.axis, dimension.size), 1))
+            for dimension in self.dimensions[number]
+        )
         fits = config.num_parts > 1 and math.prod(degrees) == config.num_parts
         if not fits or not all(
             self._allows(member, position, degree)

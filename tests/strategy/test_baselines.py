@@ -75,8 +75,8 @@ def test_the_expert_gives_each_recurrent_layer_a_device_in_each_node_and_splits_
     assert configs["target"].devices == layers[2].devices
     assert configs["mixing"].devices == layers[3].devices
     assert configs["projection"].degrees == (2, 1, 4)
-    assert configs["projection"].devices == configs["loss"].devices == tuple(range(8))
-    assert configs["loss"].degrees == (8, 1)
+    assert configs["projection"].devices == configs["cross_entropy"].devices == tuple(range(8))
+    assert configs["cross_entropy"].degrees == configs["projection"].degrees
 
 
 def test_layers_get_devices_of_their_own_in_proportion_to_their_work():
@@ -87,9 +87,16 @@ def test_layers_get_devices_of_their_own_in_proportion_to_their_work():
     groups = [configs[name].devices for name in layers]
     assert [len(group) for group in groups] == [1, 1, 1, 1, 4]
     assert sorted(device for group in groups for device in group) == list(range(8))
-    assert configs["loss"].devices == configs["projection"].devices == (0, 1, 2, 3)
+    assert configs["projection"].devices == (0, 1, 2, 3)
+    assert configs["cross_entropy"] == configs["projection"]
+    assert configs["projection"].degrees == (1, 1, 4)
     assert configs["mixing"].devices == configs["attention"].devices == configs["decoder_1"].devices
     assert configs["target"].devices == configs["decoder_0"].devices
+
+
+def test_a_softmax_on_several_nodes_splits_its_units_within_them():
+    configs = of_translator("layer_parallel", 8, num_nodes=4, vocabulary=4 * 8192)
+    assert configs["projection"].degrees == configs["cross_entropy"].degrees == (2, 1, 2)
 
 
 def test_more_layers_than_devices_share_them_in_order():
