@@ -12,7 +12,6 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.losses import CapturedStep, LossTerm
 from keras_soap.capture.model import CapturedModel
-from keras_soap.operators.rule import DimensionKind
 from keras_soap.runtime import collectives, layouts
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
@@ -306,13 +305,13 @@ def _unpack(report: tf.Tensor, term: LossTerm, batch_size: int) -> tf.Tensor:
 
 
 def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
-    """The configuration with sample degrees lowered until they divide this batch."""
+    """The configuration with degrees lowered until they divide this batch."""
     devices = np.array(config.devices).reshape(config.degrees)
     degrees = list(config.degrees)
     for column, dimension in enumerate(dimensions):
-        if dimension.kind == DimensionKind.SAMPLE:
-            old = degrees[column]
-            new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
-            degrees[column] = new
-            devices = devices.take(range(0, old, old // new), axis=column)
+        # Any of them: samples may be another axis than the first, inside of a layer.
+        old = degrees[column]
+        new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
+        degrees[column] = new
+        devices = devices.take(range(0, old, old // new), axis=column)
     return ParallelConfig(tuple(degrees), tuple(devices.ravel().tolist()))
