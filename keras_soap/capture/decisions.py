@@ -150,7 +150,9 @@ def call_of(
     fixed = {"training": training} if takes_mode and training is not None else {}
     call = Call(operation, node.arguments, inputs, (), fixed, autocast)
     made = node.outputs
-    if any(None in x.shape for x in (*node.input_tensors, *made)):
+    # A graph may be recorded on other numbers of samples, or on none in particular.
+    recorded = [tuple(x.shape) for x in node.input_tensors]
+    if recorded != [spec.shape for spec in inputs] or any(None in x.shape for x in made):
         symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in inputs]
         args, kwargs = call.fill(symbols)
         with exact_shapes([operation]):

@@ -12,7 +12,6 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import CapturedModel
-from keras_soap.operators.rule import DimensionKind
 from keras_soap.runtime import between_clients, collectives, layouts
 from keras_soap.runtime.exchange import is_here, move, on, placeholder, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
@@ -379,13 +378,13 @@ def _add_states(added: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
 
 
 def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
-    """The configuration with sample degrees lowered until they divide this batch."""
+    """The configuration with degrees lowered until they divide this batch."""
     devices = np.array(config.devices).reshape(config.degrees)
     degrees = list(config.degrees)
     for column, dimension in enumerate(dimensions):
-        if dimension.kind == DimensionKind.SAMPLE:
-            old = degrees[column]
-            new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
-            degrees[column] = new
-            devices = devices.take(range(0, old, old // new), axis=column)
+        # Any of them: samples may be another axis than the first, inside of a layer.
+        old = degrees[column]
+        new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
+        degrees[column] = new
+        devices = devices.take(range(0, old, old // new), axis=column)
     return ParallelConfig(tuple(degrees), tuple(devices.ravel().tolist()))

@@ -116,6 +116,13 @@ def test_weights_that_an_operation_reads_are_its_own_and_split_it_by_parameter()
     assert [spec.trainable for spec in add.weight_specs] == [False]
 
 
+def test_inner_models_that_were_built_on_other_batches_are_captured_on_these():
+    block = Block(name="block")
+    block(np.ones((1, STEPS, WIDTH), "float32"))
+    graph = capture(of_one(block), 4).graph
+    assert {operator.output.shape[0] for operator in graph.operators} == {4}
+
+
 def test_a_fixed_training_mode_reaches_inner_layers():
     model = of_one(lambda x: Block(0.5, name="block")(x, training=False))
     graph = capture(model, 4).graph

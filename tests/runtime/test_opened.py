@@ -99,9 +99,10 @@ def compiled():
     }
 
 
-# A bias of keys moves all scores of a query alike; what the softmax leaves of its gradient is zero.
+# A bias of keys moves all scores of a query alike, and one before a batch normalization all that it
+# centres: their gradients are zero.
 KNOWN |= {
-    "opened, words": Subject(build_words, compiled, words, noise=("key/bias",)),
+    "opened, words": Subject(build_words, compiled, words, noise=("key/bias", "down/bias")),
     "opened, frames": Subject(build_frames, compiled, frames),
 }
 

@@ -230,13 +230,13 @@ def test_losses_of_layers_that_cannot_be_split():
         CaptureError, "'mine_too' has the activity_regularizer", quick(), vectors_with(inner=own)
     )
     inner = keras.Sequential(
-        [keras.Input((2, 3)), layers.Dense(8, name="mine_too", activity_regularizer="l2")]
+        [keras.Input((1, 3)), layers.Dense(8, name="mine_too", activity_regularizer="l2")]
     )
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
             keras.Input((6,)),
-            layers.Reshape((1, 2, 3)),
+            layers.Reshape((2, 1, 3)),
             layers.TimeDistributed(inner),
             layers.Flatten(),
             layers.Dense(4, "softmax"),
