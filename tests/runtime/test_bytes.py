@@ -16,9 +16,9 @@ CASES = [
     *(("images", strategy) for strategy in [*NAMED, *(f"anything {seed}" for seed in range(1, 4))]),
     ("texts", "S and P"),
     ("texts", "vocabulary"),
-    ("words", "vocabulary"),
-    ("words", "S and vocabulary"),
-    ("words", "anything 1"),
+    ("language", "vocabulary"),
+    ("language", "S and vocabulary"),
+    ("language", "anything 1"),
     ("texts", "anything 1"),
     ("pairs", "S"),
     ("pairs", "O, overlapping"),
@@ -26,7 +26,7 @@ CASES = [
     ("family", "anything 1"),
     ("heads", "O, overlapping"),
 ]
-assert "words" in WORDS
+assert "language" in WORDS
 TRANSFERS = (TaskKind.TRANSFER, TaskKind.GRADIENT_TRANSFER, TaskKind.REPORT_TRANSFER)
 
 

@@ -40,7 +40,7 @@ def test_only_what_belongs_nowhere_has_no_device(subject, strategy):
     homeless = [op for op in step.operations if step.device_of[op] == -1]
     # What is fed, the results that are handed out, and the order between them.
     assert {op.type for op in homeless} == {"Placeholder", "Identity", "NoOp"}
-    assert all(op.type != "Placeholder" or op.name.startswith("fed") for op in homeless)
+    assert all(op.type != "Placeholder" or op.name.startswith("pieces") for op in homeless)
     assert all(op.type != "Identity" or op.name.startswith("Identity") for op in homeless)
     nested = {"PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If"}
     assert not nested & {op.type for op in step.operations}

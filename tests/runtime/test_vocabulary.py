@@ -27,7 +27,7 @@ def words_model(activation="softmax", **last):
     """A language model whose table and projection are the largest things in it."""
 
     def build() -> keras.Model:
-        words = keras.Input((6,), dtype="int32", name="words")
+        words = keras.Input((6,), dtype="int32", name="language")
         x = layers.Embedding(NUM_WORDS, 8, name="table")(words)
         x = layers.Dense(8, "tanh", name="inner")(x)
         x = layers.Dense(NUM_CLASSES, activation, name="next", **last)(x)
@@ -70,7 +70,7 @@ def accuracy_alone():
 
 
 WORDS: dict[str, Subject] = {
-    "words": Subject(words_model(), sparse, words_data),
+    "language": Subject(words_model(), sparse, words_data),
     # All logits are equal at first: the first class is the largest.
     "ties": Subject(words_model(kernel_initializer="zeros"), sparse, words_data),
     "columns": Subject(
@@ -115,8 +115,8 @@ KNOWN |= WORDS
 @pytest.mark.parametrize(
     ("subject", "strategy", "optimizer"),
     [
-        ("words", "vocabulary", "sgd"),
-        ("words", "S and vocabulary", "adam"),
+        ("language", "vocabulary", "sgd"),
+        ("language", "S and vocabulary", "adam"),
         ("ties", "vocabulary", "sgd"),
         ("columns", "S and vocabulary", "sgd"),
         ("vectors of labels", "anything", "sgd"),
@@ -170,7 +170,7 @@ def test_no_device_ever_holds_a_whole_table_or_whole_logits():
 
 
 def test_gradients_of_a_split_table_are_rows_of_the_part():
-    subject, facts = KNOWN["words"], lowering("words")
+    subject, facts = KNOWN["language"], lowering("language")
     model = subject.model(keras.optimizers.SGD(1.0))
     soap = SoapStrategy(strategy=NAMED["vocabulary"](facts), verbose=0)
     seen: list[tf.IndexedSlices] = []
@@ -194,21 +194,21 @@ def test_gradients_of_a_split_table_are_rows_of_the_part():
 
 @pytest.mark.parametrize("wrong", ["word", "label"])
 def test_what_is_outside_the_vocabulary_fails_as_in_keras(wrong):
-    subject = KNOWN["words"]
+    subject = KNOWN["language"]
     x, y, _ = subject.samples()
     (x if wrong == "word" else y)[1, 2] = 60
     model = subject.model()
-    soap = SoapStrategy(strategy=NAMED["vocabulary"](lowering("words")), verbose=0)
+    soap = SoapStrategy(strategy=NAMED["vocabulary"](lowering("language")), verbose=0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):
         model.fit(x, y, batch_size=8, verbose=0, callbacks=[soap])
 
 
 def test_only_some_parts_of_a_table_may_be_looked_up_in_a_step():
-    subject = KNOWN["words"]
+    subject = KNOWN["language"]
     x, y, _ = subject.samples()
     x = x % (NUM_WORDS // 4)
     trained = {}
-    for strategy in (None, NAMED["vocabulary"](lowering("words"))):
+    for strategy in (None, NAMED["vocabulary"](lowering("language"))):
         model = subject.model("adam")
         callbacks = [] if strategy is None else [SoapStrategy(strategy=strategy, verbose=0)]
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
