@@ -8,6 +8,7 @@ the launcher's. An interrupt goes to all of them.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -150,7 +151,10 @@ def _main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("Name a program: python -m keras_soap.launch -- train.py …")
     program = argv[1:]
-    command = [sys.executable, *program] if program[0].endswith(".py") else program
+    is_python = program[0].endswith(".py") or program[0] == "-m"
+    command = [sys.executable, *program] if is_python else program
+    if shutil.which(command[0]) is None:
+        raise app.UsageError(f"There is no program {command[0]!r} to start.")
     sys.exit(launch(command, _NUM_CLIENTS.value, _DEVICES_PER_CLIENT.value, _PORT.value))
 
 

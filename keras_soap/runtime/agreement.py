@@ -40,7 +40,9 @@ def check(
         producers = [(ref.operator, ref.output) for ref in operator.inputs]
         digest = _digest([str(operator.signature), producers])
         facts[f"operator {number}"] = f"{operator.name} ({operator.kind}, {digest})"
-    facts["the optimizer"] = _described(model.optimizer.get_config())
+    facts["the optimizer"] = type(model.optimizer).__name__
+    for name, value in model.optimizer.get_config().items():
+        facts[f"the optimizer's {name}"] = str(value)
     facts["steps_per_execution"] = model.steps_per_execution
     cluster.agree("the model and its training", facts | settings, ADVICE)
 
@@ -59,10 +61,6 @@ def check_batch(cluster: Cluster, tensors: Sequence[Any]) -> None:
         "Feed the same batches, of all samples, to all clients; each takes what its devices need. "
         "Data sets that shuffle need the same seed on all of them.",
     )
-
-
-def _described(config: dict[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in config.items()}
 
 
 def _digest(value: Any) -> str:

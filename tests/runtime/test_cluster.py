@@ -11,16 +11,13 @@ from tests.runtime import backup_program
 
 CASES = [
     "wide|S|sgd",
-    "images|A and P|adam",
     "images|anything 1|adam",
     "texts|S and P|adam",
-    "pairs|anything 1|sgd",
     "transformer|anything 1|adam",
     "vectors|O|sgd",
     "vectors|S and P|scaled",
     "vectors|P|clipped",
     "vectors|anything 2|adam",
-    "vectors|anything 3|sgd",
 ]
 """Subject, strategy (of four devices), and optimizer."""
 
@@ -35,7 +32,7 @@ def launch(request, num_clients, devices_per_client, *program, timeout_s=540):
 
 @pytest.mark.parametrize(
     ("num_clients", "devices_per_client", "cases"),
-    [(2, 2, CASES), (4, 1, ["images|S|sgd", "images|anything 2|adam"])],
+    [(2, 2, CASES), (4, 1, ["wide|S|sgd", "vectors|anything 3|adam"])],
 )
 def test_training_evaluation_and_prediction_are_those_of_keras_on_every_client(
     request, tmp_path, num_clients, devices_per_client, cases
