@@ -94,7 +94,7 @@ class GraphBuilder:
             inputs.append(self.add_input(tensor.name if is_named else "input", spec))
             tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
         autocast = None if has_graph(model) else autocast_of(model)
-        self._trace(function, _Place("", None, autocast, tensors))
+        self._trace(function, _Place("", None, autocast, tensors, is_graph=has_graph(model)))
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
         return inputs, outputs, structure
@@ -184,8 +184,9 @@ class GraphBuilder:
                 f"{len(node.input_tensors)}. Call it on one tensor for each input."
             )
         tensors = dict(zip(map(id, function.inputs), place.read(node), strict=True))
-        mode = training_mode(node, place.training)
-        self._trace(function, _Place(f"{place.prefix}{model.name}/", mode, None, tensors))
+        mode = training_mode(node, place.training, place.is_graph)
+        prefix = f"{place.prefix}{model.name}/"
+        self._trace(function, _Place(prefix, mode, None, tensors, is_graph=True))
         return [tensors[id(x)] for x in function.outputs]
 
     def _add_call_of(self, node: Any, place: "_Place") -> list[Traced]:
@@ -195,7 +196,7 @@ class GraphBuilder:
             call, decision = place.inner[id(node)]
         else:
             specs = tuple(map(self.spec, inputs))
-            mode = training_mode(node, place.training)
+            mode = training_mode(node, place.training, place.is_graph)
             call = call_of(node, specs, mode, place.autocast, self.batch_size)
             decision = decide(call, self.batch_size)
         if does_nothing(call):
@@ -375,6 +376,7 @@ class _Place:
         autocast: As in `Call`.
         tensors: By the id of a symbol what it has become.
         inner: By the id of a node its call and what is decided of it already.
+        is_graph: Whether they are those of a model's own graph.
     """
 
     prefix: str
@@ -382,6 +384,7 @@ class _Place:
     autocast: str | None
     tensors: dict[int, Traced]
     inner: dict[int, tuple[Call, Decision]] = field(default_factory=dict)
+    is_graph: bool = False
 
     def read(self, node: Any) -> list[Traced]:
         """What a recorded call reads."""
