@@ -19,7 +19,7 @@ from absl import logging
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 
-from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, spec_of, recorded_mode
+from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, recorded_mode, spec_of
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, found_masks, open_call
 from keras_soap.capture.trials import treats_samples_alone

@@ -130,7 +130,7 @@ class Frozen(layers.Layer):
         self.drop = layers.Dropout(0.5, name="drop")
 
     def call(self, x):
-        return self.drop(self.norm(x * 2.0, training=False))
+        return self.norm(self.drop(x * 2.0), training=False)
 
 
 def test_a_training_mode_that_a_call_fixes_reaches_inner_layers():
