@@ -161,7 +161,7 @@ def text_transformer(attention: Any = None) -> keras.Model:
 
 def grouped_query_transformer() -> keras.Model:
     """The same with fewer heads of keys and values."""
-    return text_transformer(layers.GroupedQueryAttention(4, 4, 2))
+    return text_transformer(layers.GroupQueryAttention(4, 4, 2))
 
 
 def language_model() -> keras.Model:

@@ -97,7 +97,8 @@ class GraphBuilder:
             inputs.append(self.add_input(tensor.name if is_named else "input", spec))
             tensors[id(tensor)] = Traced(TensorRef(inputs[-1]))
         autocast = None if has_graph(model) else autocast_of(model)
-        self._function, self._place = function, _Place("", None, autocast, tensors)
+        self._function = function
+        self._place = _Place("", None, autocast, tensors, is_graph=has_graph(model))
         self._trace(function, self._place)
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
@@ -195,8 +196,9 @@ class GraphBuilder:
                 f"{len(node.input_tensors)}. Call it on one tensor for each input."
             )
         tensors = dict(zip(map(id, function.inputs), place.read(node), strict=True))
-        mode = training_mode(node, place.training)
-        self._trace(function, _Place(f"{place.prefix}{model.name}/", mode, None, tensors))
+        mode = training_mode(node, place.training, place.is_graph)
+        prefix = f"{place.prefix}{model.name}/"
+        self._trace(function, _Place(prefix, mode, None, tensors, is_graph=True))
         _check_made_masks(model, function)
         return [tensors[id(x)] for x in function.outputs]
 
@@ -207,7 +209,7 @@ class GraphBuilder:
             call, decision = place.inner[id(node)]
         else:
             specs = tuple(map(self.spec, inputs))
-            mode = training_mode(node, place.training)
+            mode = training_mode(node, place.training, place.is_graph)
             call = call_of(node, specs, mode, place.autocast, self.batch_size)
             decision = decide(call, self.batch_size)
         if does_nothing(call):
@@ -405,6 +407,7 @@ class _Place:
         autocast: As in `Call`.
         tensors: By the id of a symbol what it has become.
         inner: By the id of a node its call and what is decided of it already.
+        is_graph: Whether they are those of a model's own graph.
     """
 
     prefix: str
@@ -412,6 +415,7 @@ class _Place:
     autocast: str | None
     tensors: dict[int, Traced]
     inner: dict[int, tuple[Call, Decision]] = field(default_factory=dict)
+    is_graph: bool = False
 
     def read(self, node: Any) -> list[Traced]:
         """What a recorded call reads."""

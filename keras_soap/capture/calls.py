@@ -51,6 +51,8 @@ class Call:
         args, kwargs = self.arguments.convert(
             lambda x: next(left) if isinstance(x, keras.KerasTensor) else x
         )
+        if getattr(self.operation, "_call_has_training_arg", False):
+            kwargs.pop("training", None)  # What is fixed of it is in `fixed`.
         return tuple(args), {**kwargs, **self.fixed}
 
     def symbols(self) -> list[keras.KerasTensor]:
@@ -171,6 +173,16 @@ def spec_of(tensor: Any, batch_size: int, what: str) -> TensorSpec:
         )
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return TensorSpec(tuple(int(size) for size in shape), dtype)
+
+
+def recorded_mode(node: Any) -> bool | None:
+    """The `training` that a call in a traced `call` fixes; Keras records the default as well."""
+    mode = node.arguments.kwargs.get("training")
+    signature = getattr(node.operation, "_call_signature", None)
+    if mode is None or signature is None:
+        return None
+    parameter = signature.parameters.get("training")
+    return None if parameter is not None and parameter.default == mode else bool(mode)
 
 
 def nodes_of(function: Function) -> list[Any]:

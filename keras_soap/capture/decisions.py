@@ -21,7 +21,7 @@ from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 
 from keras_soap.capture.added_losses import kind_of_losses
-from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, spec_of
+from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, recorded_mode, spec_of
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, found_masks, open_call
 from keras_soap.capture.trials import random_inputs, treats_samples_alone
@@ -161,10 +161,13 @@ def call_of(
     return dataclasses.replace(call, outputs=outputs)
 
 
-def training_mode(node: Any, enclosing: bool | None) -> bool | None:
-    """The `training` that a call, or else what it is part of, fixes."""
-    fixed = node.arguments.kwargs.get("training")
-    return enclosing if fixed is None else bool(fixed)
+def training_mode(node: Any, enclosing: bool | None, in_graph: bool = False) -> bool | None:
+    """The `training` that a call, or else what it is part of, fixes.
+
+    In the graph of a model, Keras replaces what calls fix by the mode that the model is run in.
+    """
+    fixed = None if in_graph else recorded_mode(node)
+    return enclosing if fixed is None else fixed
 
 
 def does_nothing(call: Call) -> bool:

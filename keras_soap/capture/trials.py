@@ -15,7 +15,7 @@ from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.ops.function import Function
 
-from keras_soap.capture.calls import Arguments, Call, nodes_of
+from keras_soap.capture.calls import Arguments, Call, nodes_of, recorded_mode
 from keras_soap.graph.operator_graph import TensorSpec
 
 
@@ -108,7 +108,7 @@ def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[
     for node in nodes_of(function):
         args, kwargs = node.arguments.fill_in(tensors)
         if isinstance(node.operation, keras.Layer):
-            kwargs = _in_mode(kwargs, training)
+            kwargs = _in_mode({**kwargs, "training": recorded_mode(node)}, training)
         outputs = keras.tree.flatten(node.operation(*args, **kwargs))
         for output in outputs:
             set_keras_mask(output, None)

@@ -123,10 +123,20 @@ def test_inner_models_that_were_built_on_other_batches_are_captured_on_these():
     assert {operator.output.shape[0] for operator in graph.operators} == {4}
 
 
-def test_a_fixed_training_mode_reaches_inner_layers():
-    model = of_one(lambda x: Block(0.5, name="block")(x, training=False))
-    graph = capture(model, 4).graph
-    assert graph.operators[graph.index("block/dropout")].attributes["training"] is False
+class Frozen(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization(name="norm")
+        self.drop = layers.Dropout(0.5, name="drop")
+
+    def call(self, x):
+        return self.norm(self.drop(x * 2.0), training=False)
+
+
+def test_a_training_mode_that_a_call_fixes_reaches_inner_layers():
+    graph = capture(of_one(Frozen(name="it")), 4).graph
+    assert graph.operators[graph.index("it/norm")].attributes["training"] is False
+    assert "training" not in graph.operators[graph.index("it/drop")].attributes
 
 
 def test_a_bidirectional_layer_is_two_recurrent_ones():
