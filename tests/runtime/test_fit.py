@@ -452,3 +452,23 @@ def test_splitting_everything_on_devices_in_another_order():
     plain.fit(X, Y, **FIT)
     ours.fit(X, Y, callbacks=[SoapStrategy(strategy=strategy, verbose=0)], **FIT)
     assert_equal_weights(ours, plain)
+
+
+def test_dropout_drops_in_training_and_not_in_evaluation():
+    x = keras.Input((64,))
+    dropped = layers.Dropout(0.5, seed=1)(x)
+    y = layers.Dense(1, use_bias=False, kernel_initializer="ones", trainable=False)(dropped)
+    shift = layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    model = keras.Model(x, layers.Add()([y, shift(x)]))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    ones, sums = np.ones((32, 64), "float32"), np.full((32, 1), 64, "float32")
+    history = model.fit(
+        ones,
+        sums,
+        batch_size=16,
+        verbose=0,
+        callbacks=[SoapStrategy(search_budget_s=0.2, verbose=0)],
+    )
+    # The variance of a sum of 64 terms that are 0 or 2 is 64.
+    assert 20 < history.history["loss"][0] < 200
+    assert model.evaluate(ones, sums, verbose=0) == 0
