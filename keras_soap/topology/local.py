@@ -11,6 +11,7 @@ measures, and a topology file says what its writer knows.
 """
 
 import os
+import re
 from pathlib import Path
 
 from keras_soap.errors import TopologyError
@@ -84,12 +85,11 @@ def check_present(topology: DeviceTopology) -> None:
 def of_this_process(kind: str) -> list:
     """Logical devices; TensorFlow lists those of other processes of a cluster as well."""
     import tensorflow as tf
-    from tensorflow.experimental import dtensor
 
     devices = tf.config.list_logical_devices(kind)
-    tasks = [tf.DeviceSpec.from_string(device.name).task for device in devices]
-    ours = dtensor.client_id()
-    return [d for d, task in zip(devices, tasks, strict=True) if task in (None, ours)]
+    # A process alone has no task in its names; a client's number is that of its task.
+    others = re.compile(rf"/task:(?!{os.environ.get('DTENSOR_CLIENT_ID', '0')}/)")
+    return [device for device in devices if not others.search(device.name)]
 
 
 def sync_devices() -> None:
