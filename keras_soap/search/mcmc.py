@@ -85,9 +85,9 @@ def _start(problem: Problem, tracker: Tracker, seed: int, num_chains: int) -> li
 
 
 def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) -> Evaluation:
-    """Somewhere in the space; the best so far, if that would take too long to simulate."""
+    """Somewhere in the space; the best so far, if the budget or memory does not suffice for it."""
     strategy = problem.space.random_strategy(rng)
-    if problem.lowering.num_pairs(strategy) > MOST_PAIRS:
+    if tracker.spent() is not None or problem.lowering.num_pairs(strategy) > MOST_PAIRS:
         return tracker.best
     start = problem.objective.evaluate(strategy)
     tracker.offer(start)

@@ -6,7 +6,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf  # noqa: F401  # so that conftest makes devices
+import tensorflow as tf  # so that conftest makes devices
 from keras import layers
 
 from keras_soap.capture.planning import capture_with_layers
@@ -85,7 +85,7 @@ def test_every_part_of_a_real_model_runs(tmp_path, topology):
     table = profile.table()
     kinds = {json.loads(key)[0] for key in table.entries}
     assert kinds == {
-        "convolution", "batch_normalization", "dense", "activation", "loss", "update",
+        "convolution", "batch_normalization", "dense", "activation", "cross_entropy", "update",
     }  # fmt: skip
     assert profile.num_measured == len(table.entries)
     assert (table.device_model, table.source) == ("CPU", CostSource.MEASURED)
@@ -211,8 +211,10 @@ def test_other_processes_get_a_table(tmp_path, topology, stopwatch):
 
 
 class Own(layers.Layer):
+    """Of TensorFlow's own operations, so that it is not opened up."""
+
     def call(self, x):
-        return x * 2.0
+        return tf.multiply(x, 2.0)
 
 
 def test_code_of_users_is_measured_in_each_process(tmp_path, topology, stopwatch):

@@ -1,18 +1,14 @@
 """The figures of the accuracy benchmark, of pairs that were worked out by hand."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
+from tests.examples.programs import loaded
 
 
 @pytest.fixture(scope="module")
 def accuracy():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("accuracy")
+    with loaded("accuracy") as modules:
+        yield modules["accuracy"]
 
 
 def pair(model, predicted, measured):
