@@ -1,69 +1,14 @@
 """Small models of the kinds that people write, for `conformance.py` to train.
 
-Those called `hub_…` are KerasHub backbones, made from small configurations without a download; they
-need `pip install keras-hub`. None has dropout, so that losses can be compared.
+None has dropout, so that losses can be compared.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
+from architecture import IMAGE, SERIES, STEPS, VOCABULARY, WORDS, Architecture
+from hub_architectures import HUB_ARCHITECTURES
 from keras import layers, ops
-
-VOCABULARY = 24
-STEPS = 12
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A model with what it is trained on.
-
-    Attributes:
-        build: Makes it, not compiled.
-        inputs: Shape and dtype of one sample, nested as `fit` takes it.
-        target: Shape of a target of one sample.
-        loss: As for `compile`. Targets are classes, 0 or 1, or numbers, as it wants them.
-        num_classes: Where targets are classes.
-    """
-
-    build: Callable[[], keras.Model]
-    inputs: Any
-    target: tuple[int, ...] = ()
-    loss: str = "sparse_categorical_crossentropy"
-    num_classes: int = 5
-
-    def data(self, random: np.random.Generator, num_samples: int) -> tuple[Any, Any]:
-        """Random inputs and targets."""
-
-        def values(spec: tuple[tuple[int, ...], str]) -> np.ndarray:
-            shape, dtype = spec
-            if "int" in dtype:
-                return random.integers(0, VOCABULARY, (num_samples, *shape)).astype(dtype)
-            return random.normal(size=(num_samples, *shape)).astype(keras.config.floatx())
-
-        return _nested(values, self.inputs), self._targets(random, (num_samples, *self.target))
-
-    def _targets(self, random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        if self.loss.startswith("sparse"):
-            return random.integers(0, self.num_classes, shape)
-        if self.loss.startswith("binary"):
-            return random.integers(0, 2, shape).astype(keras.config.floatx())
-        return random.normal(size=shape).astype(keras.config.floatx())
-
-
-def _nested(function: Callable[[Any], Any], inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return {key: function(spec) for key, spec in inputs.items()}
-    if isinstance(inputs, list):
-        return tuple(map(function, inputs))
-    return function(inputs)
-
-
-IMAGE = ((16, 16, 3), "float")
-WORDS = ((STEPS,), "int32")
-SERIES = ((STEPS, 4), "float")
 
 
 def unet() -> keras.Model:
@@ -326,36 +271,6 @@ class SubclassedTranslator(keras.Model):
         return self.words(x + self.between(x, known))
 
 
-def _hub(name: str, config: dict[str, Any], head: Callable[[Any], Any]) -> Callable[[], Any]:
-    """A KerasHub backbone with a classifier on top of what `head` picks of its outputs."""
-
-    def build() -> keras.Model:
-        import keras_hub
-
-        backbone = getattr(keras_hub.models, name)(**config)
-        x = head(backbone.output)
-        return keras.Model(backbone.input, layers.Dense(5, activation="softmax")(x))
-
-    return build
-
-
-def _text_inputs(*names: str) -> dict[str, Any]:
-    return dict.fromkeys(names, WORDS)
-
-
-_ENCODER = {
-    "vocabulary_size": VOCABULARY,
-    "num_layers": 2,
-    "num_heads": 2,
-    "hidden_dim": 8,
-    "intermediate_dim": 16,
-}
-
-
-def _mean(x: Any) -> Any:
-    return ops.mean(x, axis=1)
-
-
 ARCHITECTURES: dict[str, Architecture] = {
     "unet": Architecture(unet, IMAGE, (16, 16)),
     "siamese": Architecture(siamese, [IMAGE, IMAGE], (1,), "binary_crossentropy"),
@@ -379,101 +294,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     "subclassed_translator": Architecture(
         SubclassedTranslator, [WORDS, WORDS], (STEPS,), num_classes=VOCABULARY
     ),
-    "hub_bert": Architecture(
-        _hub(
-            "BertBackbone",
-            {**_ENCODER, "dropout": 0.0, "max_sequence_length": STEPS, "num_segments": VOCABULARY},
-            lambda outputs: outputs["pooled_output"],
-        ),
-        _text_inputs("token_ids", "segment_ids", "padding_mask"),
-    ),
-    "hub_gpt2": Architecture(
-        _hub("GPT2Backbone", {**_ENCODER, "dropout": 0.0, "max_sequence_length": STEPS}, _mean),
-        _text_inputs("token_ids", "padding_mask"),
-    ),
-    "hub_t5": Architecture(
-        _hub(
-            "T5Backbone",
-            {**_ENCODER, "dropout": 0.0},
-            lambda outputs: _mean(outputs["decoder_sequence_output"]),
-        ),
-        _text_inputs(
-            "encoder_token_ids", "encoder_padding_mask", "decoder_token_ids", "decoder_padding_mask"
-        ),
-    ),
-    "hub_whisper": Architecture(
-        _hub(
-            "WhisperBackbone",
-            {
-                **_ENCODER,
-                "dropout": 0.0,
-                "num_mels": 4,
-                "max_encoder_sequence_length": 2 * STEPS,
-                "max_decoder_sequence_length": STEPS,
-            },
-            lambda outputs: _mean(outputs["decoder_sequence_output"]),
-        ),
-        {
-            "encoder_features": ((2 * STEPS, 4), "float"),
-            **_text_inputs("decoder_token_ids", "decoder_padding_mask"),
-        },
-    ),
-    "hub_vit": Architecture(
-        _hub(
-            "ViTBackbone",
-            {
-                "image_shape": (16, 16, 3),
-                "patch_size": 4,
-                "num_layers": 2,
-                "num_heads": 2,
-                "hidden_dim": 8,
-                "mlp_dim": 16,
-            },
-            _mean,
-        ),
-        IMAGE,
-    ),
-    "hub_resnet": Architecture(
-        _hub(
-            "ResNetBackbone",
-            {
-                "input_conv_filters": [64],
-                "input_conv_kernel_sizes": [7],
-                "stackwise_num_filters": [64, 64],
-                "stackwise_num_blocks": [1, 1],
-                "stackwise_num_strides": [1, 2],
-                "block_type": "basic_block",
-                "image_shape": (32, 32, 3),
-            },
-            lambda x: ops.mean(x, axis=(1, 2)),
-        ),
-        ((32, 32, 3), "float"),
-    ),
-    "hub_mobilenet": Architecture(
-        _hub(
-            "MobileNetBackbone",
-            {
-                "stackwise_expansion": [[40, 56], [64, 72]],
-                "stackwise_num_blocks": [2, 2],
-                "stackwise_num_filters": [[16, 16], [24, 24]],
-                "stackwise_kernel_size": [[3, 3], [5, 5]],
-                "stackwise_num_strides": [[2, 1], [2, 1]],
-                "stackwise_se_ratio": [[None, None], [0.25, 0.25]],
-                "stackwise_activation": [["relu", "relu"], ["hard_swish", "hard_swish"]],
-                "stackwise_padding": [[1, 1], [2, 2]],
-                "output_num_filters": 64,
-                "input_activation": "hard_swish",
-                "output_activation": "hard_swish",
-                "input_num_filters": 16,
-                "image_shape": (32, 32, 3),
-                "depthwise_filters": 8,
-                "depthwise_stride": 2,
-                "depthwise_residual": False,
-                "squeeze_and_excite": 0.5,
-                "last_layer_filter": 128,
-            },
-            lambda x: ops.mean(x, axis=(1, 2)),
-        ),
-        ((32, 32, 3), "float"),
-    ),
+    **HUB_ARCHITECTURES,
 }

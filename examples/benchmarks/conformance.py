@@ -46,7 +46,8 @@ def find(name: str):
     import keras
 
     sys.path.insert(0, os.path.dirname(__file__))
-    from architectures import ARCHITECTURES, Architecture
+    from architecture import Architecture
+    from architectures import ARCHITECTURES
 
     if ":" in name:
         module, _, function = name.partition(":")
@@ -70,7 +71,7 @@ def find(name: str):
 
 def _classifier(build):
     """A function's model, which has one input, and classes along its last axis."""
-    from architectures import Architecture
+    from architecture import Architecture
 
     model = build()
     spec = (tuple(model.input_shape[1:]), model.inputs[0].dtype)

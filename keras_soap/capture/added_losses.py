@@ -6,21 +6,22 @@ losses are means over samples, or sums; else it runs whole. An operator of kind 
 up.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
-from keras_soap.capture.loss_terms import report_dtype
-from keras_soap.capture.time_blocks import Arguments
+from keras_soap.capture.calls import Call, is_keras
+from keras_soap.capture.loss_terms import TermWithoutTarget
+from keras_soap.capture.trials import random_inputs
 from keras_soap.operators.computation import collecting_losses, total_of_losses
 
 
 @dataclass(frozen=True)
-class AddedTerm:
-    """The losses of one call of a layer, in the place of a `LossTerm`.
+class AddedTerm(TermWithoutTarget):
+    """The losses of one call of a layer.
 
     Attributes:
         loss: The layer.
@@ -28,44 +29,32 @@ class AddedTerm:
 
     loss: keras.Layer
 
-    weight: ClassVar[float] = 1.0
-    tracker: ClassVar[None] = None
-    metrics: ClassVar[tuple] = ()
-    metric_variables: ClassVar[tuple] = ()
-
-    def result(self, inputs: Any, normalizer: Any) -> tuple[Any, Any]:
-        """What a part adds to the loss, and its report of that."""
-        del normalizer
-        value = keras.ops.sum(inputs[0])
-        dtype = report_dtype(keras.backend.standardize_dtype(value.dtype))
-        return value, keras.ops.reshape(keras.ops.cast(value, dtype), [1])
+    def value(self, inputs: Any) -> Any:
+        return keras.ops.sum(inputs[0])
 
 
-def kind_of_losses(
-    layer: keras.Layer, arguments: Arguments, values: Sequence[np.ndarray]
-) -> str | None:
-    """How the losses that a call adds depend on its samples.
-
-    Args:
-        layer: It.
-        arguments: Puts flat inputs into its arguments.
-        values: Random inputs of four samples.
+def kind_of_losses(call: Call) -> str | None:
+    """How the losses that a call of a layer adds depend on its samples.
 
     Returns:
         `"mean"` or `"sum"` over samples; `"whole"` for neither; None if it adds nothing, or cannot
         be tried.
     """
+    layer = call.operation
     inner = list(layer._flatten_layers(include_self=False))
     loops = (keras.layers.RNN, keras.layers.TimeDistributed, keras.layers.Bidirectional)
-    adds = not _is_keras(layer) or any(
-        not _is_keras(one) or one.activity_regularizer is not None for one in inner
+    # Keras's own add nothing but what they regularize.
+    adds = not is_keras(layer) or any(
+        not is_keras(one) or one.activity_regularizer is not None for one in inner
     )
     # Losses of a loop's steps are not to be had outside of it.
     if not adds or isinstance(layer, loops) or any(isinstance(one, loops) for one in inner):
         return None
 
+    values = random_inputs(call.inputs)
+
     def run(part: slice) -> float | None:
-        args, kwargs = arguments([keras.ops.convert_to_tensor(value[part]) for value in values])
+        args, kwargs = call.fill([keras.ops.convert_to_tensor(value[part]) for value in values])
         if layer._call_has_training_arg:
             kwargs = {"training": True, **kwargs}
         mapping = [(variable, variable.value) for variable in layer.variables]
@@ -76,8 +65,10 @@ def kind_of_losses(
 
     try:
         whole, *halves = run(slice(0, 4)), run(slice(0, 2)), run(slice(2, 4))
-    except Exception:
-        # As for any other layer, what goes wrong on random values shows when it is captured.
+    except Exception as error:
+        # Whatever the user's code raises on random values. If it adds losses nevertheless,
+        # `penalties.check_all_captured` refuses it by name.
+        logging.debug("Losses of %s are not tried: %s", layer.name, error)
         return None
     if whole is None or None in halves:
         return None if whole is None else "whole"
@@ -86,8 +77,3 @@ def kind_of_losses(
         if np.isclose(whole, expected, rtol=1e-4, atol=1e-6):
             return kind
     return "whole"
-
-
-def _is_keras(layer: keras.Layer) -> bool:
-    """Whether it is one of Keras's own, which add nothing but what they regularize."""
-    return type(layer).__module__.partition(".")[0] == "keras"

@@ -11,6 +11,7 @@ from keras.src.ops.function import Function
 from keras.src.utils.naming import to_snake_case
 
 from keras_soap.capture.calls import Arguments, Call, nodes_of, spec_of
+from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.decisions import (
     Decision,
     call_of,
@@ -33,30 +34,6 @@ from keras_soap.graph.operator_graph import (
 from keras_soap.operators import registry
 from keras_soap.operators.computation import read_variables
 from keras_soap.operators.fallback import ADDED_LOSSES
-
-
-@dataclass(frozen=True)
-class CapturedModel:
-    """An operator graph with the Keras objects that it was made from.
-
-    Attributes:
-        graph: The operators.
-        layers: For each operator the Keras layer or operation (None for inputs).
-        arguments: For each operator what puts flat inputs back into the layer's arguments.
-        variables: For each of `graph.weights` its `keras.Variable`.
-        inputs: Operator numbers of the model's inputs, flat, in Keras's order.
-        outputs: The model's outputs, flat, in Keras's order; each in one piece, or in blocks along
-            axis 1.
-        output_structure: Nested as the model's outputs, with positions in `outputs` as leaves.
-    """
-
-    graph: OperatorGraph
-    layers: tuple[Any, ...]
-    arguments: tuple[Arguments | None, ...]
-    variables: tuple[keras.Variable, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[tuple[TensorRef, ...], ...]
-    output_structure: Any
 
 
 class GraphBuilder:

@@ -24,7 +24,7 @@ from keras_soap.capture.added_losses import kind_of_losses
 from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, recorded_mode, spec_of
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, found_masks, open_call
-from keras_soap.capture.trials import random_inputs, treats_samples_alone
+from keras_soap.capture.trials import treats_samples_alone
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators import registry
@@ -73,7 +73,7 @@ def decide(call: Call, batch_size: int) -> Decision:
     reason = _unshown_mask(call)
     adds = None
     if isinstance(operation, keras.Layer):
-        adds = kind_of_losses(operation, call.fill, random_inputs(call.inputs))
+        adds = kind_of_losses(call)
     if adds is not None:
         if reason is not None:
             raise CaptureError(f"{reason}; and it calls add_loss(). {_WITHOUT_MASK}")

@@ -8,7 +8,7 @@ on them and metrics read the prediction).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -23,6 +23,26 @@ WEIGHTED_MEAN = "mean_with_sample_weight"
 def report_dtype(dtype: str) -> str:
     """Of the vector that a part reports: enough digits for its loss."""
     return "float64" if dtype == "float64" else "float32"
+
+
+class TermWithoutTarget:
+    """What layers add to the loss, in the place of a `LossTerm`: without target and metrics."""
+
+    weight: ClassVar[float] = 1.0
+    tracker: ClassVar[None] = None
+    metrics: ClassVar[tuple] = ()
+    metric_variables: ClassVar[tuple] = ()
+
+    def value(self, inputs: Any) -> Any:
+        """What a part adds to the loss: a scalar."""
+        raise NotImplementedError(f"{type(self).__name__} has no value")
+
+    def result(self, inputs: Any, normalizer: Any) -> tuple[Any, Any]:
+        """The same, and the part's report of it."""
+        del normalizer
+        value = self.value(inputs)
+        dtype = report_dtype(keras.backend.standardize_dtype(value.dtype))
+        return value, keras.ops.reshape(keras.ops.cast(value, dtype), [1])
 
 
 @dataclass(frozen=True)

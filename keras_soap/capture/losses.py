@@ -20,7 +20,8 @@ from typing import Any
 import keras
 
 from keras_soap.capture import penalties
-from keras_soap.capture.builder import CapturedModel, GraphBuilder
+from keras_soap.capture.builder import GraphBuilder
+from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.loss_operators import LossOutput
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError

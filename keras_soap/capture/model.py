@@ -12,7 +12,8 @@
 
 import keras
 
-from keras_soap.capture.builder import CapturedModel, GraphBuilder
+from keras_soap.capture.builder import GraphBuilder
+from keras_soap.capture.captured_model import CapturedModel
 
 
 def capture(model: keras.Model, batch_size: int, time_chunk: int | None = None) -> CapturedModel:

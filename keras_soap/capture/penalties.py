@@ -8,7 +8,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras.src.backend.common.stateless_scope import StatelessScope
@@ -17,7 +17,7 @@ from keras.src.backend.common.symbolic_scope import SymbolicScope
 from keras_soap.capture.added_losses import AddedTerm
 from keras_soap.capture.builder import GraphBuilder
 from keras_soap.capture.functions import function_of
-from keras_soap.capture.loss_terms import report_dtype
+from keras_soap.capture.loss_terms import TermWithoutTarget, report_dtype
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec, dtype_bytes
 
@@ -29,8 +29,8 @@ def adds_up(regularizer: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class ActivityTerm:
-    """A regularizer of one output of a layer's call, in the place of a `LossTerm`.
+class ActivityTerm(TermWithoutTarget):
+    """A regularizer of one output of a layer's call.
 
     Attributes:
         loss: The regularizer.
@@ -40,18 +40,9 @@ class ActivityTerm:
     loss: keras.regularizers.Regularizer
     batch_size: int
 
-    weight: ClassVar[float] = 1.0
-    tracker: ClassVar[None] = None
-    metrics: ClassVar[tuple] = ()
-    metric_variables: ClassVar[tuple] = ()
-
-    def result(self, inputs: Any, normalizer: Any) -> tuple[Any, Any]:
-        """What a part adds to the loss, and its report of that."""
-        del normalizer
+    def value(self, inputs: Any) -> Any:
         value = self.loss(inputs[0])
-        value = value / keras.ops.cast(self.batch_size, value.dtype)
-        dtype = report_dtype(keras.backend.standardize_dtype(value.dtype))
-        return value, keras.ops.reshape(keras.ops.cast(value, dtype), [1])
+        return value / keras.ops.cast(self.batch_size, value.dtype)
 
 
 def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:

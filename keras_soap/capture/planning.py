@@ -4,8 +4,9 @@ from typing import Any
 
 import keras
 
+from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import capture_step
-from keras_soap.capture.model import CapturedModel, capture
+from keras_soap.capture.model import capture
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import OperatorGraph
 

@@ -25,7 +25,7 @@ from keras_soap.operators import registry
 from keras_soap.topology.device_topology import Device, DeviceTopology
 
 if TYPE_CHECKING:
-    from keras_soap.capture.model import CapturedModel
+    from keras_soap.capture.captured_model import CapturedModel
 
 UPDATE_BYTES = tuple(4**exponent * 1024 for exponent in range(9))
 """Sizes of updates that are measured: 1 KiB to 64 MiB. Between them it is interpolated."""

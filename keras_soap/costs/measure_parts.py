@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_soap.capture.model import CapturedModel
+from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.graph.operator_graph import LOSS_KINDS, Operator

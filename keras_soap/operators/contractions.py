@@ -27,7 +27,7 @@ class Contraction(Rule):
 
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
         """Of the axes of each input, of each weight that is a factor, and of the output."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no labels")
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         _, weights, output = self.labels(operator)
@@ -99,7 +99,7 @@ class _Operation(Contraction):
 
     def equation(self, operator: Operator, ranks: Sequence[int]) -> str:
         """The equation of factors of these ranks."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no equation")
 
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
         operands = [operand for operand in operator.attributes["operands"] if operand]

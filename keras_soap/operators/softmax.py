@@ -28,11 +28,11 @@ class OverAxis(Rule):
 
     def axis(self, operator: Operator) -> int | None:
         """The axis of a softmax; None if the operator is none."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no axis")
 
     def is_log(self, operator: Operator) -> bool:
         """Whether it is the logarithm of one."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no is_log")
 
     def combines(self, operator: Operator, regions: Regions) -> tuple[Combine, ...]:
         axis = self.axis(operator)

@@ -180,7 +180,7 @@ class StepFunctions:
     def _train_on(self, batch: "_Batch") -> dict[str, tf.Tensor]:
         if self._compares_batch:
             self._compares_batch = False
-            fed = [*_flatten(batch.x), *_flatten(batch.y)]
+            fed = [*_flatten(batch.x), *_flatten(batch.y), *_flatten(batch.sample_weight)]
             agreement.check_batch(cluster.current(), fed)
         if batch.key not in self._traced:
             step = self._capture(batch.x, batch.y, batch.sample_weight)

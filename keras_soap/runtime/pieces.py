@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 Range = tuple[int, int]
 Region = tuple[Range, ...]
+
+
+def ranges(region: np.ndarray) -> Region:
+    """A region of `graph.region`, int64 (rank, 2), as one that can be compared and looked up."""
+    return tuple((start, stop) for start, stop in region.tolist())
 
 
 def cut(tensor: tf.Tensor, has: Region, wanted: Region) -> tf.Tensor:

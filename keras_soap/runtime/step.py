@@ -17,13 +17,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_soap.capture.model import CapturedModel
+from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
 from keras_soap.runtime.exchange import here, host_of, move, on
-from keras_soap.runtime.pieces import Region, accumulate, assemble, cut
+from keras_soap.runtime.pieces import Region, accumulate, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
@@ -192,7 +192,7 @@ class StepTracer:
         block = self.lowering.operator(number, self.configs[number].degrees)
         # Of parts that make the same, one.
         made = {
-            _ranges(region): (trace.outputs[ref.output], device)
+            ranges(region): (trace.outputs[ref.output], device)
             for region, trace, device in zip(
                 block.outputs[ref.output], self.traces[number], self.devices(number), strict=True
             )
@@ -234,7 +234,7 @@ class StepTracer:
         """The region of the tensor on `edge` that part `producer` makes."""
         degrees = self.configs[edge.producer.operator].degrees
         block = self.lowering.operator(edge.producer.operator, degrees)
-        return _ranges(block.outputs[edge.producer.output][producer])
+        return ranges(block.outputs[edge.producer.output][producer])
 
     def _overlaps(self, edge: Edge) -> list[list[tuple[int, Region]]]:
         """For each part of the consumer the producer's parts that it reads, and which regions."""
@@ -244,7 +244,7 @@ class StepTracer:
             found = self.lowering.edge(edge, producer.degrees, consumer.degrees)
             by_consumer: list[list[tuple[int, Region]]] = [[] for _ in consumer.devices]
             for p, c, region in zip(found.producer, found.consumer, found.regions, strict=True):
-                by_consumer[c].append((int(p), _ranges(region)))
+                by_consumer[c].append((int(p), ranges(region)))
             self._overlaps_of[edge.index] = by_consumer
         return self._overlaps_of[edge.index]
 
@@ -326,7 +326,7 @@ class StepTracer:
             if trace.outputs[output] is None:
                 continue
             if pieces:
-                result.append(accumulate(pieces, _ranges(block.outputs[output][part])))
+                result.append(accumulate(pieces, ranges(block.outputs[output][part])))
             else:
                 result.append(tf.zeros_like(trace.outputs[output]))
         return result
@@ -389,10 +389,6 @@ def _add(a: Any, b: Any) -> Any:
     if a is None or b is None:
         return b if a is None else a
     return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
-
-
-def _ranges(region: Any) -> Region:
-    return tuple((start, stop) for start, stop in region.tolist())
 
 
 def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
+from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import CapturedStep
-from keras_soap.capture.model import CapturedModel
 from keras_soap.runtime import between_clients, collectives, layouts
 from keras_soap.runtime.exchange import is_here, move, on, placeholder, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
+from keras_soap.runtime.pieces import ranges
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 from keras_soap.runtime.step import StepTracer
 from keras_soap.strategy.parallel_config import ParallelConfig
@@ -76,7 +77,7 @@ class TrainingRun:
                 layout = layouts.weight_layout(
                     self.meshes[number], dimensions, config, spread.regions
                 )
-                regions = [tuple(map(tuple, region.tolist())) for region in spread.regions]
+                regions = [ranges(region) for region in spread.regions]
                 devices = [self.device_names[device] for device in config.devices]
                 self.store.add(ShardedVariable(variable, layout, devices, regions))
 

@@ -28,6 +28,7 @@ from keras_soap.tasks.build import REPORT_DEVICE
 
 WARM_UP_SHARE = 0.2
 BISECTIONS = 8
+"""To find what bounds show; each halves what is open."""
 MOST_PAIRS = 2_000_000
 """Pairs of configurations on an edge: beyond this the tables do not fit into memory."""
 

@@ -42,6 +42,20 @@ ANYWHERE_SHARE = 0.05
 
 
 @njit
+def _draw_choice(moves, row):
+    """Any degrees with the number of parts of `sizes[row]`."""
+    first = moves.sizes[row, 1]
+    return first + draw_below(moves, moves.sizes[row, 2] - first)
+
+
+@njit
+def _draw_row(moves, family):
+    """Any number of parts that a family may have, as a row of `sizes`."""
+    first = moves.size_start[family]
+    return first + draw_below(moves, moves.size_start[family + 1] - first)
+
+
+@njit
 def _follow(moves, family, member, neighbour):
     """Takes the devices of `neighbour`, as it now is.
 
@@ -58,8 +72,7 @@ def _follow(moves, family, member, neighbour):
             for size in range(moves.size_start[family], moves.size_start[family + 1]):
                 smaller += moves.sizes[size, 0] < parts
             row = moves.size_start[family] + draw_below(moves, smaller)
-        first = moves.sizes[row, 1]
-        choice = first + draw_below(moves, moves.sizes[row, 2] - first)
+        choice = _draw_choice(moves, row)
     for part in range(moves.sizes[row, 0]):
         moves.new_devices[family, part] = moves.devices[other, part]
     change(moves, family, choice)
@@ -68,10 +81,8 @@ def _follow(moves, family, member, neighbour):
 @njit
 def draw_config(moves, family):
     """Any configuration: a number of parts, then degrees, then devices."""
-    first, last = moves.size_start[family], moves.size_start[family + 1]
-    row = first + draw_below(moves, last - first)
-    size, begin, end = moves.sizes[row, 0], moves.sizes[row, 1], moves.sizes[row, 2]
-    choice = begin + draw_below(moves, end - begin)
+    row = _draw_row(moves, family)
+    size, choice = moves.sizes[row, 0], _draw_choice(moves, row)
     devices = moves.new_devices[family]
     if not moves.places:
         for part in range(size):
@@ -91,10 +102,8 @@ def draw_config(moves, family):
 @njit
 def _draw_in_order(moves, family):
     """Any degrees, on an aligned group of devices next to each other, in their order."""
-    first, last = moves.size_start[family], moves.size_start[family + 1]
-    row = first + draw_below(moves, last - first)
-    size, begin, end = moves.sizes[row, 0], moves.sizes[row, 1], moves.sizes[row, 2]
-    choice = begin + draw_below(moves, end - begin)
+    row = _draw_row(moves, family)
+    size, choice = moves.sizes[row, 0], _draw_choice(moves, row)
     start = draw_below(moves, moves.num_devices // size) * size if moves.places else 0
     for part in range(size):
         moves.new_devices[family, part] = start + part
@@ -137,8 +146,7 @@ def _evict(moves, family):
         row = most_parts(moves, other, outside)
         for part in range(moves.sizes[row, 0]):
             moves.new_devices[other, part] = moves.spare[part]
-        choice = moves.sizes[row, 1]
-        change(moves, other, choice + draw_below(moves, moves.sizes[row, 2] - choice))
+        change(moves, other, _draw_choice(moves, row))
 
 
 @njit
@@ -217,8 +225,7 @@ def _spread(moves, wanted, weightless):
             split = alike(moves, neighbour, member, choice, row)
             if split < 0 and weightless:
                 row = most_parts(moves, other, parts)
-                split = moves.sizes[row, 1]
-                split += draw_below(moves, moves.sizes[row, 2] - split)
+                split = _draw_choice(moves, row)
             if split >= 0:
                 for part in range(moves.sizes[row, 0]):
                     moves.new_devices[other, part] = moves.new_devices[here, part]
