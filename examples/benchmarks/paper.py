@@ -36,6 +36,7 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import SoapError
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.graph.zoo import PAPER
+from keras_soap.proto.files import write_atomically
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.run import search
@@ -75,6 +76,9 @@ _NUM_CORES = flags.DEFINE_integer(
 )
 _JSON_OUT = flags.DEFINE_string("json_out", None, "File for the figures, and to go on from.")
 _CSV_OUT = flags.DEFINE_string("csv_out", None, "File for the figures as a table.")
+_MARKDOWN_OUT = flags.DEFINE_string(
+    "markdown_out", None, "File for one table, as README.md has it."
+)
 _PLOT_OUT = flags.DEFINE_string(
     "plot_out", None, "File for plots of throughput, .png or .svg; needs matplotlib."
 )
@@ -211,6 +215,8 @@ def main(argv: list[str]) -> None:
     print(paper_tables.text(shown))
     if _CSV_OUT.value:
         paper_tables.write_csv(_CSV_OUT.value, shown)
+    if _MARKDOWN_OUT.value:
+        write_atomically(_MARKDOWN_OUT.value, paper_tables.markdown(shown).encode())
     if _PLOT_OUT.value and shown:
         paper_tables.write_plots(_PLOT_OUT.value, shown)
     if not complete:

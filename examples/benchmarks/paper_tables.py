@@ -12,6 +12,8 @@ from keras_soap.proto.files import write_atomically
 from keras_soap.report import table
 
 OURS = "soap"
+USUAL = ("data_parallel", "expert")
+"""What people run; the paper compares with the better of the two."""
 
 
 def text(records: Sequence[Record]) -> str:
@@ -60,6 +62,37 @@ def _summary(records: Sequence[Record]) -> str:
         number = str(record.fixed["num_devices"])
         rows.append([record.fixed["model"], number, f"{times[OURS]:.2f}", *ahead])
     return f"Step time of others over that of soap\n{table.render(headers, rows, headers[1:])}"
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """One table, a line for each network and number of devices, as the README has it."""
+    rows = list(dict.fromkeys(row for record in records for row in record.rows))
+    headers = [
+        "network",
+        "devices",
+        *(f"`{row}`" for row in rows),
+        "GB moved: `soap`, best usual",
+        "best usual / `soap`",
+        "`optcnn` / `soap`",
+        "search s (to 1 %)",
+    ]
+    lines = [headers, ["---"] * len(headers)]
+    for record in records:
+        times, moved = record.figures["iteration_time_ms"], record.figures["communication_bytes"]
+        seconds = [record.figures[name].get(OURS) for name in ("seconds", "seconds_to_1_percent")]
+        usual = min((row for row in USUAL if row in times), key=times.__getitem__, default=None)
+        line = [record.fixed["model"], str(record.fixed["num_devices"])]
+        line += [f"{times[row]:,.1f}" if row in times else "–" for row in rows]
+        if OURS in times and usual:
+            line.append(f"{moved[OURS] / 1e9:.2f}, {moved[usual] / 1e9:.2f}")
+        else:
+            line.append("–")
+        for row in (usual, "optcnn"):
+            both = OURS in times and row in times
+            line.append(f"{times[row] / times[OURS]:.2f}×" if both else "–")
+        line.append("{:.0f} ({:.0f})".format(*seconds) if OURS in times else "–")
+        lines.append(line)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_csv(path: str, records: Sequence[Record]) -> None:

@@ -37,7 +37,9 @@ def run(programs, monkeypatch, capsys):
 
 def test_every_row_is_there_and_the_search_is_not_behind_the_baselines(run, tmp_path):
     path, table = tmp_path / "f.json", tmp_path / "f.csv"
-    out = run(num_devices=["1", "2"], json_out=str(path), csv_out=str(table)).out
+    page = tmp_path / "f.md"
+    files = {"json_out": str(path), "csv_out": str(table), "markdown_out": str(page)}
+    out = run(num_devices=["1", "2"], **files).out
     record = json.loads(path.read_text())["rnntc"]
     rows = set(record["iteration_time_ms"])
     assert rows >= {"soap", "data_parallel", "model_parallel", "expert", "optcnn", "reinforce"}
@@ -51,6 +53,12 @@ def test_every_row_is_there_and_the_search_is_not_behind_the_baselines(run, tmp_
     lines = list(csv.DictReader(table.read_text().splitlines()))
     assert len(lines) == 2 * len(rows)
     assert {line["row"] for line in lines} == rows
+    header, _, one, two = [line.strip("| \n").split(" | ") for line in page.open()]
+    assert len(header) == len(one) == len(two)
+    cells = dict(zip(header, two, strict=True))
+    assert cells["`soap`"] == f"{times['soap']:,.1f}"
+    usual = min(("data_parallel", "expert"), key=times.__getitem__)
+    assert cells["best usual / `soap`"] == f"{times[usual] / times['soap']:.2f}×"
 
 
 def test_rows_that_are_there_are_kept_unless_they_were_made_otherwise(run, tmp_path, programs):
