@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from keras_soap.simulator.timeline import Timeline
-from keras_soap.tasks.task_graph import TaskGraph
+from keras_soap.tasks.task_graph import TaskGraph, TaskKind
 
 
 def predecessors(graph: TaskGraph) -> list[list[int]]:
@@ -33,10 +33,15 @@ def check(graph: TaskGraph, timeline: Timeline) -> None:
     for task in range(graph.num_tasks):
         for resource in held(graph, task):
             on[resource].append(task)
-    for tasks in on:
+    for resource, tasks in enumerate(on):
         tasks.sort(key=lambda t: (start[t], end[t], ready[t]))
+        capacity = int(graph.capacity[resource])
+        for number, task in enumerate(tasks):
+            running = [t for t in tasks[:number] if end[t] > start[task]]
+            assert len(running) < capacity or start[task] == end[task], "too many tasks at once"
+        if capacity > 1:
+            continue  # What waits for another resource may be overtaken.
         for earlier, later in itertools.pairwise(tasks):
-            assert end[earlier] <= start[later], "two tasks at once"
             assert ready[earlier] <= ready[later] or end[earlier] == start[earlier]
             # Ties go by number, but a task without length may have made the other one ready.
             if ready[earlier] == ready[later] and later < earlier and start[later] < end[later]:
@@ -50,7 +55,7 @@ def check_links(graph: TaskGraph) -> None:
     """Asserts that computation holds one device, and communication links only."""
     for task in range(graph.num_tasks):
         resources = held(graph, task)
-        if graph.kind[task] < 4:
+        if graph.kind[task] < TaskKind.TRANSFER:
             assert len(resources) == 1
             assert resources[0] < graph.num_devices
         else:

@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from absl import logging
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.proto.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 """Of the files, and of how times are measured: others are not read."""
 
 
@@ -78,7 +79,7 @@ class CostCache:
             "version": VERSION,
             "environment": self._environment,
             "entries": {
-                key: [time.forward_ns, time.backward_ns, time.relative_spread, time.num_runs]
+                key: dataclasses.astuple(time)
                 for key, time in self._entries.items()
             },
         }

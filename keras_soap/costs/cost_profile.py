@@ -1,7 +1,7 @@
 """How long parts of operators take on the devices of a topology."""
 
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,20 @@ class CostSource(StrEnum):
     MEASURED = "measured"
 
 
+class PartTimes(NamedTuple):
+    """Times of some parts of an operator, in nanoseconds, each int64 (parts,).
+
+    Attributes:
+        forward: Of the forward pass.
+        backward: Of the backward pass but for the gradients of weights.
+        weight_gradient: Of those.
+    """
+
+    forward: np.ndarray
+    backward: np.ndarray
+    weight_gradient: np.ndarray
+
+
 class CostProfile(Protocol):
     """Times of parts. Implementations are pure: equal questions have equal answers."""
 
@@ -25,8 +39,8 @@ class CostProfile(Protocol):
 
     def part_times_ns(
         self, operator: Operator, regions: Regions, device: Device
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (parts,) twice: forward and backward times of parts that make `regions`."""
+    ) -> PartTimes:
+        """Times of parts that make `regions`."""
         ...
 
     def update_time_ns(self, num_bytes: int, device: Device) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from keras_soap.costs.cost_profile import CostSource
+from keras_soap.costs.cost_profile import CostSource, PartTimes
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import CostError
 from keras_soap.graph.operator_graph import Operator
@@ -27,15 +27,17 @@ class PartTime:
 
     Attributes:
         forward_ns: Median time of the forward pass; for an update, of the update.
-        backward_ns: Median time of the backward pass.
-        relative_spread: Standard deviation of both together over their median.
+        backward_ns: Median time of the backward pass but for the gradients of weights.
+        relative_spread: Standard deviation of all together over their median.
         num_runs: Runs that the medians are over.
+        weight_gradient_ns: Median time of the gradients of weights.
     """
 
     forward_ns: int
     backward_ns: int
     relative_spread: float = 0.0
     num_runs: int = 0
+    weight_gradient_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,14 @@ class CostTable:
 
     def part_times_ns(
         self, operator: Operator, regions: Regions, device: Device
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> PartTimes:
         self._check(device)
-        forward, backward = self.roofline.part_times_ns(operator, regions, device)
-        forward, backward = forward.copy(), backward.copy()
+        times = np.stack(self.roofline.part_times_ns(operator, regions, device))
         for part, key in enumerate(part_keys(operator, regions)):
             time = self.entries.get(key)
             if time is not None:
-                forward[part], backward[part] = time.forward_ns, time.backward_ns
-        return forward, backward
+                times[:, part] = time.forward_ns, time.backward_ns, time.weight_gradient_ns
+        return PartTimes(*times)
 
     def update_time_ns(self, num_bytes: int, device: Device) -> int:
         self._check(device)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_soap.costs.cache import CostCache
-from keras_soap.costs.cost_profile import CostSource
+from keras_soap.costs.cost_profile import CostSource, PartTimes
 from keras_soap.costs.cost_table import CostTable, PartTime, part_keys, update_key
 from keras_soap.costs.timing import Precision
 from keras_soap.errors import CostError
@@ -95,14 +95,14 @@ class MeasuredProfile:
 
     def part_times_ns(
         self, operator: Operator, regions: Regions, device: Device
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> PartTimes:
         self._check(device)
-        times = np.zeros((2, len(regions)), np.int64)
+        times = np.zeros((3, len(regions)), np.int64)
         if not registry.find(operator.kind).free:
             for index, key in enumerate(part_keys(operator, regions)):
                 time = self._entries.get(key) or self._find(operator, regions, index, key)
-                times[:, index] = time.forward_ns, time.backward_ns
-        return times[0], times[1]
+                times[:, index] = time.forward_ns, time.backward_ns, time.weight_gradient_ns
+        return PartTimes(*times)
 
     def update_time_ns(self, num_bytes: int, device: Device) -> int:
         self._check(device)

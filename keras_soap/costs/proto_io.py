@@ -49,6 +49,7 @@ def to_proto(profile: Roofline | CostTable) -> pb.CostProfile:
                 backward_ns=time.backward_ns,
                 relative_spread=time.relative_spread,
                 num_runs=time.num_runs,
+                weight_gradient_ns=time.weight_gradient_ns,
             )
             for key, time in sorted(profile.entries.items())
         ],
@@ -72,10 +73,14 @@ def from_proto(message: pb.CostProfile) -> Roofline | CostTable:
     for entry in message.entries:
         if entry.key in entries:
             raise CostError(f"Two entries have the key {entry.key}. Give each part one entry.")
-        if entry.forward_ns < 0 or entry.backward_ns < 0:
+        if min(entry.forward_ns, entry.backward_ns, entry.weight_gradient_ns) < 0:
             raise CostError(f"The times of entry {entry.key} are negative.")
         entries[entry.key] = PartTime(
-            entry.forward_ns, entry.backward_ns, entry.relative_spread, entry.num_runs
+            entry.forward_ns,
+            entry.backward_ns,
+            entry.relative_spread,
+            entry.num_runs,
+            entry.weight_gradient_ns,
         )
     roofline = Roofline(message.peak_fraction, message.bandwidth_fraction)
     source = CostSource[pb.CostSource.Name(message.source)]

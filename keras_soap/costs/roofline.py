@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_soap.costs.cost_profile import CostSource
+from keras_soap.costs.cost_profile import CostSource, PartTimes
 from keras_soap.graph.operator_graph import Operator, dtype_bytes
 from keras_soap.graph.region import Regions, volume
 from keras_soap.operators import registry
@@ -39,10 +39,10 @@ class Roofline:
 
     def part_times_ns(
         self, operator: Operator, regions: Regions, device: Device
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> PartTimes:
         rule = registry.find(operator.kind)
         if rule.free:
-            return np.zeros(len(regions), np.int64), np.zeros(len(regions), np.int64)
+            return PartTimes(*np.zeros((3, len(regions)), np.int64))
         weight_regions = rule.weight_regions(operator, regions)
         made = operator.first_made
         written = rule.output_regions(operator, regions)[made] if made else regions
@@ -58,9 +58,13 @@ class Roofline:
                 read = read + volume(region) * dtype_bytes(spec.dtype)
         forward = self._time_ns(rule.flops(operator, regions), read, device)
         # Backward reads what forward read and the gradient of its output, and writes gradients
-        # of all that forward read.
-        backward = self._time_ns(rule.backward_flops(operator, regions), 2 * read, device)
-        return forward, backward
+        # of all that forward read. Where there are weights, half of that is for their gradients.
+        flops = rule.backward_flops(operator, regions)
+        if not any(spec.trainable for spec in operator.weight_specs):
+            backward = self._time_ns(flops, 2 * read, device)
+            return PartTimes(forward, backward, np.zeros(len(regions), np.int64))
+        half = self._time_ns(flops / 2, read, device)
+        return PartTimes(forward, half, half)
 
     def update_time_ns(self, num_bytes: int, device: Device) -> int:
         one = np.zeros(1)

@@ -262,6 +262,14 @@ class OperatorGraph:
         )
 
     @functools.cached_property
+    def has_weight_gradients(self) -> tuple[bool, ...]:
+        """For each operator, whether it makes gradients of weights."""
+        return tuple(
+            backward and any(spec.trainable for spec in operator.weight_specs)
+            for backward, operator in zip(self.has_backward, self.operators, strict=True)
+        )
+
+    @functools.cached_property
     def sharers(self) -> tuple[tuple[int, ...], ...]:
         """For each operator all operators on the same weights, itself included, ascending.
 

@@ -1,7 +1,8 @@
 """Builds the blocks of one operator or edge from `Tables`; agrees with `tasks/build.py`.
 
 1. Task indices of a forward or backward block: stage s of part p is s · width + p, the combine of
-   group g after stage s is s · width + parts + g. Groups of one part have no task.
+   group g after stage s is s · width + parts + g. Groups of one part have no task. Behind all stages
+   of a backward block are the tasks of its parts for the gradients of weights.
 2. Of a synchronization block: reductions in their order, then for each part its update.
 3. Of a report block: for each part its transfer. Of an edge: its pairs, by consumer.
 """
@@ -59,6 +60,7 @@ from keras_soap.simulator.layout import (
     OP_REPORT_BYTES,
     OP_SHARERS,
     OP_SHARERS_END,
+    OP_WEIGHTS,
     P_BYTES,
     P_LINKS,
     P_LINKS_B,
@@ -83,6 +85,10 @@ from keras_soap.simulator.layout import (
     ROW_TIMES,
     ROW_WEIGHTS,
     TIME,
+    TIME_B,
+    TIME_F,
+    TIME_U,
+    TIME_W,
     TIMES_PER_CLASS,
 )
 from keras_soap.simulator.reductions import SPECIFIC, cost, sort_members, transfer_ns
@@ -101,6 +107,8 @@ def set_block_rows(model, tables, state, n):
     if model.op[n, OP_BACKWARD]:
         state.block_row[model.op[n, OP_BLOCK_B]] = row
         row += stages
+        if model.op[n, OP_WEIGHTS]:
+            row += config[CONFIG_PARTS]
     if model.op[n, OP_FIRST] == n:
         state.block_row[model.op[n, OP_BLOCK_S]] = row
         if model.op[n, OP_SHARERS] < model.op[n, OP_SHARERS_END]:
@@ -133,6 +141,13 @@ def _reduce(machine, tables, state, reduction, devices, row, used):
 
 
 @njit
+def _time(machine, tables, config, part, devices, which):
+    """One of the times of a part on its device."""
+    column = ROW_TIMES + TIMES_PER_CLASS * machine.device_class[devices[part]] + which
+    return tables.row[config[CONFIG_ROW] + part, column]
+
+
+@njit
 def _stages(machine, tables, state, n, row, backward, devices, used):
     """Makes the tasks of the stages of one direction."""
     config = tables.config[state.op[n, AT_CONFIG]]
@@ -142,11 +157,10 @@ def _stages(machine, tables, state, n, row, backward, devices, used):
     for stage in range(stages):
         least = NEVER
         for part in range(parts):
-            column = ROW_TIMES + TIMES_PER_CLASS * machine.device_class[devices[part]] + backward
-            total = tables.row[config[CONFIG_ROW] + part, column]
+            total = _time(machine, tables, config, part, devices, TIME_B if backward else TIME_F)
             time = (stage + 1) * total // stages - stage * total // stages
             state.task[row + part, TIME] = time
-            state.task[row + part, RESOURCE] = devices[part]
+            state.task[row + part, RESOURCE] = machine.compute[devices[part]]
             least = min(least, time)
         shortest += least
         for spare in range(row + parts, row + width):
@@ -197,6 +211,12 @@ def build_operator(machine, model, tables, state, n):
         if moved < 0:
             return False
         at[AT_BYTES] += moved
+        if model.op[n, OP_WEIGHTS]:
+            row += config[CONFIG_STAGES] * config[CONFIG_WIDTH]
+            for part in range(parts):
+                time = _time(machine, tables, config, part, devices, TIME_W)
+                state.task[row + part, TIME] = time
+                state.task[row + part, RESOURCE] = machine.compute[devices[part]]
     if model.op[n, OP_FIRST] == n and model.op[n, OP_SHARERS] < model.op[n, OP_SHARERS_END]:
         row = state.block_row[model.op[n, OP_BLOCK_S]]
         for r in range(config[CONFIG_REDUCTIONS]):
@@ -207,9 +227,8 @@ def build_operator(machine, model, tables, state, n):
             at[AT_BYTES] += moved
             row += 1
         for part in range(parts):
-            column = ROW_TIMES + TIMES_PER_CLASS * machine.device_class[devices[part]] + 2
-            state.task[row + part, TIME] = tables.row[config[CONFIG_ROW] + part, column]
-            state.task[row + part, RESOURCE] = devices[part]
+            state.task[row + part, TIME] = _time(machine, tables, config, part, devices, TIME_U)
+            state.task[row + part, RESOURCE] = machine.compute[devices[part]]
     num_bytes = model.op[n, OP_REPORT_BYTES]
     if num_bytes:
         row = state.block_row[model.op[n, OP_BLOCK_R]]

@@ -77,6 +77,7 @@ from keras_soap.simulator.layout import (
     OP_OUT,
     OP_OUT_END,
     OP_REPORT_BYTES,
+    OP_WEIGHTS,
     P_LINKS,
     P_LINKS_B,
     P_PARTS,
@@ -159,6 +160,16 @@ def _links(route_offsets, num_devices, ints, kind, resource, links):
     return first, first + ints[first - 1]
 
 
+@inline
+def _place(free, held, capacity, spare):
+    """Where a resource is free the soonest, of all the places where it runs tasks."""
+    place = held
+    for other in range(spare[held], spare[held] + capacity[held] - 1):
+        if free[other] < free[place]:
+            place = other
+    return place
+
+
 @njit
 def restore(machine, model, state, cut, position):
     """Resources and the queue as they were when the first task ready at `cut` was to start."""
@@ -167,7 +178,7 @@ def restore(machine, model, state, cut, position):
     block, block_row = model.block, state.block_row
     save = min(position // state.save_every, len(state.saves))
     which = state.save_which[save - 1]
-    for number in range(machine.num_resources):
+    for number in range(resource.shape[1]):
         resource[0, number] = state.saves[save - 1, which, 0, number] if save else 0
         resource[1, number] = state.saves[save - 1, which, 1, number] if save else 0
     for at in range(save * state.save_every, position):
@@ -182,8 +193,9 @@ def restore(machine, model, state, cut, position):
         else:
             time, held = task[row, TIME], task[row, RESOURCE]
         if held >= 0 and kind != REPORTS:
-            resource[1, held] += end - time - resource[0, held]
-            resource[0, held] = end
+            place = _place(resource[0], held, machine.capacity, machine.spare)
+            resource[1, held] += end - time - resource[0, place]
+            resource[0, place] = end
         else:
             first, last = _links(
                 machine.route_offsets, machine.num_devices, ints, kind, held, links
@@ -290,6 +302,8 @@ def simulate(machine, model, tables, state, cut, size, limit):
         state.save_every,
         model.report[0],
         machine.route_offsets,
+        machine.capacity,
+        machine.spare,
         state.scalar,
         state.heap,
         state.new_log.reshape(-1),
@@ -339,6 +353,8 @@ def _simulate(
     every,
     report_block,
     route_offsets,
+    capacity,
+    spare,
     scalar,
     heap,
     log,
@@ -413,14 +429,21 @@ def _simulate(
             if kind == FORWARD:
                 after = tail[n, 0]
             elif kind == BACKWARD:
-                after = tail[n, 1]
+                config = op[n * NUM_AT + AT_CONFIG]
+                stages = configs[config * NUM_CONFIG + CONFIG_STAGES]
+                # Operators wait for all but the gradients of weights.
+                if index < stages * configs[config * NUM_CONFIG + CONFIG_WIDTH]:
+                    after = tail[n, 1]
         late = False
         if held >= 0 and kind != REPORTS:
-            start = max(ready, free[held])
-            idle[held] += start - free[held]
-            late = load[held] + idle[held] > limit
+            place = _place(free, held, capacity, spare)
+            start = max(ready, free[place])
+            # Of all places together: each of them is busy or idle until the step ends.
+            idle[held] += start - free[place]
+            busy = load[held] + idle[held]
+            late = busy > limit and -(-busy // capacity[held]) > limit
             end = start + time
-            free[held] = end
+            free[place] = end
         else:
             first, last = _links(route_offsets, num_devices, ints, kind, held, links)
             start = ready
@@ -460,7 +483,23 @@ def _simulate(
             if stages > 1:
                 stage = index // width
                 part = index % width
-            if stage < stages - 1:
+            if index >= stages * width:  # the gradients of weights
+                part = index - stages * width
+                owner = model_op[n * NUM_OP + OP_FIRST]
+                sync = model_op[owner * NUM_OP + OP_BLOCK_S]
+                config = op[owner * NUM_AT + AT_CONFIG]
+                by_part = configs[config * NUM_CONFIG + CONFIG_BY_PART]
+                listed = by_part + 1 + configs[config * NUM_CONFIG + CONFIG_PARTS]
+                for m in range(
+                    listed + members[by_part + part], listed + members[by_part + part + 1]
+                ):
+                    arrivals[num_arrivals] = sync << INDEX_BITS | members[m]
+                    num_arrivals += 1
+                update = configs[config * NUM_CONFIG + CONFIG_REDUCTIONS] + part
+                if task[(block_row[sync] + update) * NUM_TASK + TIME] >= 0:
+                    arrivals[num_arrivals] = sync << INDEX_BITS | update
+                    num_arrivals += 1
+            elif stage < stages - 1:
                 combine = configs[config * NUM_CONFIG + CONFIG_COMBINE]
                 combine += stages - 2 - stage if kind == BACKWARD else stage
                 first_reduction = combines[combine * NUM_COMBINE + COMB_REDUCTION]
@@ -527,20 +566,8 @@ def _simulate(
                         else:
                             arrivals[num_arrivals] = producers + ~told
                             num_arrivals += 1
-                owner = model_op[n * NUM_OP + OP_FIRST]
-                sync = model_op[owner * NUM_OP + OP_BLOCK_S]
-                config = op[owner * NUM_AT + AT_CONFIG]
-                by_part = configs[config * NUM_CONFIG + CONFIG_BY_PART]
-                listed = by_part + 1 + configs[config * NUM_CONFIG + CONFIG_PARTS]
-                for m in range(
-                    listed + members[by_part + part], listed + members[by_part + part + 1]
-                ):
-                    arrivals[num_arrivals] = sync << INDEX_BITS | members[m]
-                    num_arrivals += 1
-                update = configs[config * NUM_CONFIG + CONFIG_REDUCTIONS] + part
-                if task[(block_row[sync] + update) * NUM_TASK + TIME] >= 0:
-                    arrivals[num_arrivals] = sync << INDEX_BITS | update
-                    num_arrivals += 1
+                if model_op[n * NUM_OP + OP_WEIGHTS]:
+                    size = push(heap, size, end, of << INDEX_BITS | (stages * width + part), ready)
         elif kind == SYNC:
             config = op[n * NUM_AT + AT_CONFIG]
             if index < configs[config * NUM_CONFIG + CONFIG_REDUCTIONS]:

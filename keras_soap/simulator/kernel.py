@@ -96,7 +96,7 @@ from keras_soap.simulator.layout import (
 
 @entry
 def simulate(
-    num_resources,
+    capacity,
     run_time_ns,
     resource_offsets,
     resources,
@@ -111,7 +111,11 @@ def simulate(
     missing = np.zeros(num_tasks, np.int32)
     for task in successors:
         missing[task] += 1
-    free = np.zeros(num_resources, np.int64)
+    # Of each resource as many places as it can run tasks at once, one after the other.
+    places = np.zeros(len(capacity) + 1, np.int64)
+    places[1:] = np.cumsum(capacity)
+    free = np.zeros(places[-1], np.int64)
+    chosen = places[:-1].copy()
     heap = np.empty(3 * (num_tasks + 1), np.int64)
     size = 0
     for task in range(num_tasks):
@@ -124,11 +128,17 @@ def simulate(
         size = queue.pop(heap, size)
         begin = ready[task]
         for k in range(resource_offsets[task], resource_offsets[task + 1]):
-            begin = max(begin, free[resources[k]])
+            resource = resources[k]
+            place = places[resource]
+            for other in range(place + 1, places[resource + 1]):
+                if free[other] < free[place]:
+                    place = other
+            chosen[resource] = place
+            begin = max(begin, free[place])
         done = begin + run_time_ns[task]
         start[task], end[task] = begin, done
         for k in range(resource_offsets[task], resource_offsets[task + 1]):
-            free[resources[k]] = done
+            free[chosen[resources[k]]] = done
         num_done += 1
         for k in range(successor_offsets[task], successor_offsets[task + 1]):
             successor = successors[k]
@@ -317,7 +327,8 @@ def run_change(machine, model, tables, state, limit):
     scalar = state.scalar
     longest = 0
     for resource in range(machine.num_resources):
-        longest = max(longest, state.load[1, resource])
+        share = -(-state.load[1, resource] // machine.capacity[resource])
+        longest = max(longest, share)
     if longest > limit:
         scalar[NEW_STEP_NS] = longest
         return EXCEEDED
@@ -331,8 +342,8 @@ def run_change(machine, model, tables, state, limit):
         scalar[NEW_STEP_NS] = limit + 1
         return EXCEEDED
     longest = 0
-    for resource in range(machine.num_resources):
-        longest = max(longest, state.resource[0, resource])
+    for place in range(state.resource.shape[1]):
+        longest = max(longest, state.resource[0, place])
     scalar[NEW_STEP_NS] = longest
     return DONE if longest <= limit else EXCEEDED
 

@@ -30,15 +30,16 @@ NEVER = 1 << 62
 # Kinds of blocks.
 FORWARD, BACKWARD, SYNC, REPORTS, REPORT, TRANSFERS, GRADIENTS = range(7)
 
-# Model.op[operator]: edges in and out, whether it has backward tasks, the first operator on its
-# weights (itself, if that runs their updates), bytes of its report, its blocks, and the operators
-# with backward tasks on its weights.
+# Model.op[operator]: edges in and out, whether it has backward tasks, and tasks for the gradients of
+# weights, the first operator on its weights (itself, if that runs their updates), bytes of its
+# report, its blocks, and the operators with such tasks on its weights.
 (
     OP_IN,
     OP_IN_END,
     OP_OUT,
     OP_OUT_END,
     OP_BACKWARD,
+    OP_WEIGHTS,
     OP_FIRST,
     OP_REPORT_BYTES,
     OP_BLOCK_F,
@@ -48,7 +49,7 @@ FORWARD, BACKWARD, SYNC, REPORTS, REPORT, TRANSFERS, GRADIENTS = range(7)
     OP_SHARERS,
     OP_SHARERS_END,
     NUM_OP,
-) = range(14)
+) = range(15)
 
 # Model.edge[edge]: its ends, axes of its tensor, dimensions of its producer, bytes of an element,
 # whether a gradient goes back, its blocks, and how many axes inputs before it have.
@@ -82,9 +83,10 @@ FORWARD, BACKWARD, SYNC, REPORTS, REPORT, TRANSFERS, GRADIENTS = range(7)
 ) = range(10)
 
 # Tables.row[row]: bytes of a part: of weights with all that training needs, and of its outputs.
-# Then for each class of devices its forward, backward and update time (-1: no update).
+# Then for each class of devices the times of its forward pass, its backward pass, the gradients of
+# its weights, and its update (-1: no update).
 ROW_WEIGHTS, ROW_OUTPUTS, ROW_TIMES = range(3)
-TIMES_PER_CLASS = 3
+TIME_F, TIME_B, TIME_W, TIME_U, TIMES_PER_CLASS = range(5)
 
 # Tables.reduction[reduction]: its parts in `members`; what is reduced.
 RED_MEMBERS, RED_COUNT, RED_ELEMENTS, RED_BYTES, RED_GATHERS, NUM_REDUCTION = range(6)
@@ -130,7 +132,7 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
 # The lists hold what a part tells: number of a pair to be transferred, or ~(the other part) if that
 # is on the same device.
 
-# State.task[row]: run time (-1: no task); device (of a report: its source), or -1 - offset of a
+# State.task[row]: run time (-1: no task); resource (of a report: the device that it is from), or -1 - offset of a
 # list of links in `ints`, its length first; when ready; when it ended; predecessors still running;
 # latest of their ends; simulation that set those.
 TIME, RESOURCE, READY, END, MISSING, LATEST, STAMP = range(7)
@@ -215,6 +217,9 @@ class Machine(NamedTuple):
     link_class: np.ndarray  # int32 (resources,): class of its bandwidth
     link_bandwidth: np.ndarray  # float64 (classes of links,), bytes/s
     device_class: np.ndarray  # (D,)
+    compute: np.ndarray  # (D,): resource that its tasks hold
+    capacity: np.ndarray  # (resources,): how many tasks it runs at once
+    spare: np.ndarray  # (resources,): first place in `State.resource` of all of them but one
     memory_bytes: np.ndarray  # (D,)
 
 
@@ -237,7 +242,7 @@ class Tables(NamedTuple):
 
     config: np.ndarray  # (configs, NUM_CONFIG)
     degrees: np.ndarray  # (configs, MAX_RANK)
-    row: np.ndarray  # (rows, ROW_TIMES + 3 * classes)
+    row: np.ndarray  # (rows, ROW_TIMES + TIMES_PER_CLASS * classes)
     regions: np.ndarray  # int32: by input, part and axis: start, stop
     reduction: np.ndarray
     combine: np.ndarray
@@ -265,12 +270,12 @@ class State(NamedTuple):
     arena: np.ndarray  # (3, 1 + 48): first unused row, then free lists by size
     load: np.ndarray  # (2, resources): busy time; accepted and proposed
     memory: np.ndarray  # (2, D): bytes; accepted and proposed
-    resource: np.ndarray  # (2, resources): when free; time idle until then
+    resource: np.ndarray  # (2, resources and spares): when free; time idle until then
     heap: np.ndarray  # (3 * entries,): ready, code, LOG_KNOWN of each
     log: np.ndarray
     new_log: np.ndarray
     log_first: np.ndarray
-    saves: np.ndarray  # (saves, 2, 2, resources): copies of `resource`, accepted and proposed
+    saves: np.ndarray  # (saves, 2, 2, resources and spares): copies of `resource`, accepted and proposed
     save_which: np.ndarray  # (saves,): which of the two is the accepted one
     save_every: int
     scratch: np.ndarray  # (3, many): lists in the making

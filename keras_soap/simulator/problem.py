@@ -32,6 +32,7 @@ from keras_soap.simulator.layout import (
     OP_REPORT_BYTES,
     OP_SHARERS,
     OP_SHARERS_END,
+    OP_WEIGHTS,
     REPORT,
     REPORTS,
     SYNC,
@@ -76,6 +77,9 @@ def make_machine(costs: Costs) -> tuple[Machine, np.ndarray]:
         link_class,
         np.array(list(speeds) or [1.0], np.float64),
         np.array(costs.device_class, np.int64),
+        np.array(topology.compute, np.int64),
+        topology.capacity,
+        count + len(topology.links) + np.cumsum(topology.capacity - 1) - (topology.capacity - 1),
         np.array([device.memory_bytes for device in topology.devices], np.int64),
     )
     return machine, np.array(links, np.int32)
@@ -86,6 +90,7 @@ def make_model(costs: Costs, training: bool) -> Model:
     lowering = costs.lowering
     graph = lowering.graph
     backward = [training and has for has in graph.has_backward]
+    weights = [training and has for has in graph.has_weight_gradients]
     op = np.zeros((len(graph.operators), NUM_OP), np.int64)
     edge = np.zeros((len(graph.edges), NUM_EDGE), np.int64)
     shape = np.zeros((len(graph.edges), MAX_RANK), np.int64)
@@ -119,10 +124,11 @@ def make_model(costs: Costs, training: bool) -> Model:
         out_edges += [e.index for e in out]
         op[n, OP_OUT_END] = len(out_edges)
         op[n, OP_BACKWARD] = backward[n]
+        op[n, OP_WEIGHTS] = weights[n]
         op[n, OP_FIRST] = graph.sharers[n][0]
         op[n, OP_REPORT_BYTES] = operator.attributes.get("report_bytes", 0)
         op[n, OP_SHARERS] = len(sharers)
-        sharers += [other for other in graph.sharers[n] if backward[other]]
+        sharers += [other for other in graph.sharers[n] if weights[other]]
         op[n, OP_SHARERS_END] = len(sharers)
     blocks: list[tuple[int, int]] = []
 

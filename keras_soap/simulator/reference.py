@@ -2,7 +2,8 @@
 
 1. A task is ready when its last predecessor ends.
 2. Tasks are started in order of (ready time, task number): first in, first out on every resource.
-3. A task starts when it is ready and all its resources are free, and holds them until it ends.
+3. A task starts when it is ready and all its resources are free, and holds them until it ends. A
+   resource is free while fewer tasks hold it than it can run at once.
 
 This is the full simulation of Jia, Zaharia, Aiken, "Beyond data and model parallelism for deep
 neural networks" (SysML 2019), with links that a transfer holds together instead of one connection.
@@ -28,7 +29,7 @@ def simulate(graph: TaskGraph) -> Timeline:
     ready = [0] * graph.num_tasks
     start = [0] * graph.num_tasks
     end = [0] * graph.num_tasks
-    free = [0] * graph.num_resources
+    free = [[0] * capacity for capacity in graph.capacity.tolist()]
     queue = [(0, task) for task in range(graph.num_tasks) if missing[task] == 0]
     heapq.heapify(queue)
     num_done = 0
@@ -36,10 +37,10 @@ def simulate(graph: TaskGraph) -> Timeline:
         ready_ns, task = heapq.heappop(queue)
         first, last = graph.resource_offsets[task : task + 2]
         held = graph.resources[first:last].tolist()
-        start[task] = max([ready_ns, *(free[resource] for resource in held)])
+        start[task] = max([ready_ns, *(free[resource][0] for resource in held)])
         end[task] = start[task] + int(graph.run_time_ns[task])
         for resource in held:
-            free[resource] = end[task]
+            heapq.heapreplace(free[resource], end[task])
         num_done += 1
         first, last = graph.successor_offsets[task : task + 2]
         for successor in graph.successors[first:last].tolist():

@@ -80,7 +80,7 @@ def simulate(graph: TaskGraph) -> Timeline:
     """
     ready, start, end = (np.zeros(graph.num_tasks, np.int64) for _ in range(3))
     num_done = kernel.simulate(
-        graph.num_resources,
+        graph.capacity,
         graph.run_time_ns,
         graph.resource_offsets,
         graph.resources,

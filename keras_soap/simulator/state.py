@@ -46,7 +46,8 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
     fan_out = int((model.op[:, OP_OUT_END] - model.op[:, OP_OUT]).max(initial=1))
     # About the square root of the number of tasks, so that neither copies nor replays dominate.
     save_every = 256 if devices <= 128 else 4096
-    num_saves = min(4096, max(64, 2**25 // resources))
+    places = int(machine.capacity.sum())
+    num_saves = min(4096, max(64, 2**25 // places))
     arena = np.full((3, 1 + NUM_SIZES), -1, np.int64)
     arena[:, 0] = 0, 0, len(route_links)
     ints = np.zeros(max(1 << 16, 2 * len(route_links)), np.int32)
@@ -83,12 +84,12 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         arena=arena,
         load=load,
         memory=np.zeros((2, devices), np.int64),
-        resource=np.zeros((2, resources), np.int64),
+        resource=np.zeros((2, places), np.int64),
         heap=np.zeros(3 << 12, np.int64),
         log=np.zeros((1 << 12, NUM_LOG), np.int64),
         new_log=np.zeros((1 << 12, NUM_LOG), np.int64),
         log_first=np.zeros(1 << 12, np.int64),
-        saves=np.zeros((num_saves, 2, 2, resources), np.int64),
+        saves=np.zeros((num_saves, 2, 2, places), np.int64),
         save_which=np.zeros(num_saves, np.int64),
         save_every=save_every,
         scratch=np.zeros((3, scratch), np.int64),

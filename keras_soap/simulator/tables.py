@@ -43,6 +43,7 @@ from keras_soap.simulator.layout import (
     ROW_OUTPUTS,
     ROW_TIMES,
     ROW_WEIGHTS,
+    TIME_U,
     TIMES_PER_CLASS,
     Tables,
 )
@@ -193,13 +194,13 @@ class TableMaker:
         sizes, where = np.unique(trained, return_inverse=True)
         for of, device in self._devices.items():
             column = ROW_TIMES + TIMES_PER_CLASS * of
-            forward, backward = self._costs.profile.part_times_ns(operator, outputs[0], device)
-            rows[:, column], rows[:, column + 1] = forward, backward
+            passes = self._costs.profile.part_times_ns(operator, outputs[0], device)
+            rows[:, column : column + TIME_U] = np.stack(passes, axis=1)
             times = [
                 self._costs.profile.update_time_ns(size, device) if size else -1
                 for size in sizes.tolist()
             ]
-            rows[:, column + 2] = np.array(times, np.int64)[where]
+            rows[:, column + TIME_U] = np.array(times, np.int64)[where]
         return rows
 
     def _weights(self, n: int, numbers: Sequence[int], weights) -> list[tuple]:

@@ -6,7 +6,8 @@ Blocks, in order (→ are dependencies):
    part; on one device a plain dependency), then for each stage its forward tasks and combines;
    for a loss, the transfers of its report to the reporting device, and the report.
 2. For each operator backwards, if gradients reach it: its backward tasks, stage by stage with the
-   gradients of the combines; then for each edge that carries a gradient the transfers back.
+   gradients of the combines; then those for the gradients of its weights, which no other operator
+   waits for; then for each edge that carries a gradient the transfers back.
 3. After the first operator on some weights: for each weight that several devices hold the
    all-reduce of its gradient, then an update on each of those devices.
 """
@@ -53,6 +54,8 @@ class _Builder:
         self.last_forward: list[list[int]] = []
         self.first_backward: list[list[int]] = [[] for _ in self.graph.operators]
         self.last_backward: list[list[int]] = [[] for _ in self.graph.operators]
+        # By operator and part: the task for the gradients of weights.
+        self.weight_gradient: list[list[int]] = [[] for _ in self.graph.operators]
         # Backward tasks wait for gradients that are on their way: by operator and part.
         self.arriving: list[list[list[int]]] = [
             [[] for _ in config.devices] for config in self.configs
@@ -92,6 +95,18 @@ class _Builder:
             self.successors[predecessor].append(task)
         return task
 
+    def _compute(
+        self,
+        kind: TaskKind,
+        operator: int,
+        part: int,
+        run_time_ns: int,
+        device: int,
+        after: Sequence[int],
+    ) -> int:
+        resources = [self.topology.compute[device]]
+        return self._add(kind, operator, part, run_time_ns, resources, after)
+
     def _transfer(
         self,
         kind: TaskKind,
@@ -129,13 +144,17 @@ class _Builder:
             kind, operator, group, cost.time_ns, links, after, num_bytes=cost.num_bytes
         )
 
-    def _times_ns(self, number: int, backward: bool, num_stages: int) -> list[list[int]]:
-        """By stage and part. Stages share the operator's time equally, to the nanosecond."""
-        degrees = self.configs[number].degrees
-        total = [
-            int(self.costs.part_times_ns(number, degrees, device)[backward][part])
-            for part, device in enumerate(self.configs[number].devices)
+    def _part_times_ns(self, number: int, kind: TaskKind) -> list[int]:
+        """Of the kind's pass, by part."""
+        config = self.configs[number]
+        return [
+            int(self.costs.part_times_ns(number, config.degrees, device)[kind][part])
+            for part, device in enumerate(config.devices)
         ]
+
+    def _times_ns(self, number: int, kind: TaskKind, num_stages: int) -> list[list[int]]:
+        """By stage and part. Stages share the operator's time equally, to the nanosecond."""
+        total = self._part_times_ns(number, kind)
         return [
             [(stage + 1) * time // num_stages - stage * time // num_stages for time in total]
             for stage in range(num_stages)
@@ -174,7 +193,7 @@ class _Builder:
     def _add_report(self) -> None:
         if self.reports:
             overhead_ns = self.topology.devices[REPORT_DEVICE].task_overhead_ns
-            self._add(TaskKind.REPORT, -1, 0, overhead_ns, [REPORT_DEVICE], self.reports)
+            self._compute(TaskKind.REPORT, -1, 0, overhead_ns, REPORT_DEVICE, self.reports)
 
     def _stages(
         self, number: int, kind: TaskKind, waits: list[list[int]]
@@ -184,14 +203,14 @@ class _Builder:
         config = self.configs[number]
         block = self.lowering.operator(number, config.degrees)
         combines = list(block.combines_in(self.training))
-        times = self._times_ns(number, backward, len(combines) + 1)
+        times = self._times_ns(number, kind, len(combines) + 1)
         if backward:
             combines.reverse()
         tasks: list[int] = []
         first: list[int] = []
         for stage in range(len(combines) + 1):
             tasks = [
-                self._add(kind, number, part, times[stage][part], [device], waits[part])
+                self._compute(kind, number, part, times[stage][part], device, waits[part])
                 for part, device in enumerate(config.devices)
             ]
             first = first or tasks
@@ -231,6 +250,13 @@ class _Builder:
         first, last = self._stages(number, TaskKind.BACKWARD, waits)
         self.first_backward[number], self.last_backward[number] = first, last
         devices = self.configs[number].devices
+        if self.graph.has_weight_gradients[number]:
+            kind = TaskKind.WEIGHT_GRADIENT
+            times = self._part_times_ns(number, kind)
+            self.weight_gradient[number] = [
+                self._compute(kind, number, part, times[part], device, [last[part]])
+                for part, device in enumerate(devices)
+            ]
         for edge in self.graph.in_edges[number]:
             producer = edge.producer.operator
             if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[producer]):
@@ -252,10 +278,10 @@ class _Builder:
         """Reduces the gradients of the weights of `number` and its sharers, and updates them."""
         operator = self.graph.operators[number]
         config = self.configs[number]
-        sharers = [other for other in self.graph.sharers[number] if self.last_backward[other]]
+        sharers = [other for other in self.graph.sharers[number] if self.weight_gradient[other]]
         block = self.lowering.operator(number, config.degrees)
         done = [
-            [self.last_backward[other][part] for other in sharers]
+            [self.weight_gradient[other][part] for other in sharers]
             for part in range(config.num_parts)
         ]
         waits: list[list[int]] = [list(tasks) for tasks in done]
@@ -289,7 +315,7 @@ class _Builder:
                 time_ns = self.costs.profile.update_time_ns(
                     num_bytes[part], self.topology.devices[device]
                 )
-                self._add(TaskKind.UPDATE, number, device, time_ns, [device], waits[part])
+                self._compute(TaskKind.UPDATE, number, device, time_ns, device, waits[part])
 
     def _gradient(self, number: int, weight, part: int) -> tuple[int, int, bool]:
         """Elements and bytes of one element of a gradient, and whether its rows are gathered."""
@@ -321,6 +347,7 @@ class _Builder:
         return TaskGraph(
             self.topology.num_devices,
             self.topology.num_devices + len(self.topology.links),
+            self.topology.capacity,
             np.array(self.run_time_ns, np.int64),
             offsets,
             resources,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.costs.cost_profile import CostProfile, PartTimes
 from keras_soap.graph.operator_graph import Edge, OperatorGraph, dtype_bytes
 from keras_soap.graph.region import Regions, volume, whole
 from keras_soap.operators import registry
@@ -215,17 +215,16 @@ class Costs:
         classes: dict[Device, int] = {}
         self.device_class: tuple[int, ...] = tuple(
             classes.setdefault(
-                dataclasses.replace(device, name="", node=0, memory_bytes=1), len(classes)
+                dataclasses.replace(device, name="", node=0, memory_bytes=1, pool="", pool_size=1),
+                len(classes),
             )
             for device in topology.devices
         )
         """By device. Devices of one class are alike but for name, place and memory."""
-        self._by_class: dict[tuple[int, tuple[int, ...], int], tuple[np.ndarray, np.ndarray]] = {}
+        self._by_class: dict[tuple[int, tuple[int, ...], int], PartTimes] = {}
 
-    def part_times_ns(
-        self, number: int, degrees: tuple[int, ...], device: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (parts,) twice: forward and backward times of all parts, were they on `device`."""
+    def part_times_ns(self, number: int, degrees: tuple[int, ...], device: int) -> PartTimes:
+        """Times of all parts, were they on `device`."""
         key = (number, degrees, self.device_class[device])
         if key not in self._by_class:
             self._by_class[key] = self.profile.part_times_ns(

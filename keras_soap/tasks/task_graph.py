@@ -1,6 +1,8 @@
 """Tasks and the order they must run in, laid out for the simulator.
 
-Resources are numbered: compute devices first (their numbers in the topology), then links.
+Resources are numbered: compute devices first (their numbers in the topology), then links. Devices
+that share what they compute with use the resource of the first of them, which then runs several
+tasks at once.
 Tasks are numbered block by block; which blocks there are, and their order, depends on the operator
 graph alone, so ties between tasks are broken alike however a task graph came to be.
 """
@@ -16,14 +18,15 @@ class TaskKind(IntEnum):
 
     FORWARD = 0
     BACKWARD = 1
-    UPDATE = 2
-    REPORT = 3
-    TRANSFER = 4
-    GRADIENT_TRANSFER = 5
-    REPORT_TRANSFER = 6
-    COMBINE = 7
-    GRADIENT_COMBINE = 8
-    ALL_REDUCE = 9
+    WEIGHT_GRADIENT = 2
+    UPDATE = 3
+    REPORT = 4
+    TRANSFER = 5
+    GRADIENT_TRANSFER = 6
+    REPORT_TRANSFER = 7
+    COMBINE = 8
+    GRADIENT_COMBINE = 9
+    ALL_REDUCE = 10
 
     @property
     def is_communication(self) -> bool:
@@ -37,6 +40,7 @@ class TaskGraph:
     Attributes:
         num_devices: Compute devices; resources from this number on are links.
         num_resources: Devices and links together.
+        capacity: int64 (num_resources,). How many tasks each can run at once; 1 of links.
         run_time_ns: int64 (T,). How long each task holds its resources.
         resource_offsets: int64 (T + 1,). Task `t` holds the resources
             `resources[resource_offsets[t]:resource_offsets[t + 1]]`, all at once.
@@ -55,6 +59,7 @@ class TaskGraph:
 
     num_devices: int
     num_resources: int
+    capacity: np.ndarray
     run_time_ns: np.ndarray
     resource_offsets: np.ndarray
     resources: np.ndarray

@@ -10,6 +10,8 @@ import heapq
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_soap.errors import TopologyError
 
 
@@ -26,6 +28,9 @@ class Device:
         peak_flops_per_s: Peak float32 multiply-adds and additions, both counted.
         memory_bandwidth_bytes_per_s: Of its memory.
         task_overhead_ns: Time that any task takes beside its work.
+        pool: Name of what it computes with, where devices share that, as logical CPUs share cores.
+            By default it computes with its own.
+        pool_size: How many tasks all devices of the pool can run at once.
     """
 
     name: str
@@ -36,6 +41,8 @@ class Device:
     peak_flops_per_s: float = 1e11
     memory_bandwidth_bytes_per_s: float = 1e10
     task_overhead_ns: int = 0
+    pool: str = ""
+    pool_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,18 @@ class DeviceTopology:
                         f"Device {device.name!r} has {field} = {getattr(device, field)}. "
                         "It must be positive."
                     )
+            if device.pool_size < 1 or (device.pool_size > 1 and not device.pool):
+                raise TopologyError(
+                    f"Device {device.name!r} has pool {device.pool!r} and pool_size = "
+                    f"{device.pool_size}. A pool has at least 1, and no pool has exactly 1."
+                )
+        sizes: dict[str, int] = {}
+        for device in self.devices:
+            if device.pool and sizes.setdefault(device.pool, device.pool_size) != device.pool_size:
+                raise TopologyError(
+                    f"Device {device.name!r} has pool_size = {device.pool_size}, but another one "
+                    f"of pool {device.pool!r} has {sizes[device.pool]}. Give all the same."
+                )
         known = set(names)
         for connection in self.connections:
             for end in connection.ends:
@@ -131,6 +150,21 @@ class DeviceTopology:
     @property
     def num_devices(self) -> int:
         return len(self.devices)
+
+    @functools.cached_property
+    def compute(self) -> tuple[int, ...]:
+        """By device: what its tasks queue for, as the number of the first device of its pool."""
+        first: dict[str, int] = {}
+        return tuple(
+            first.setdefault(device.pool, number) if device.pool else number
+            for number, device in enumerate(self.devices)
+        )
+
+    @functools.cached_property
+    def capacity(self) -> np.ndarray:
+        """int64 (devices + links,): how many tasks run on each at once; see `compute`."""
+        sizes = [device.pool_size for device in self.devices]
+        return np.array(sizes + [1] * len(self.links), np.int64)
 
     @functools.cached_property
     def links(self) -> tuple[Link, ...]:

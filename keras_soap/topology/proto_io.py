@@ -44,6 +44,8 @@ def to_proto(topology: DeviceTopology) -> pb.DeviceTopology:
                 peak_flops_per_s=device.peak_flops_per_s,
                 memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
                 task_overhead_ns=device.task_overhead_ns,
+                pool=device.pool,
+                pool_size=device.pool_size if device.pool else 0,
             )
             for device in topology.devices
         ],
@@ -108,6 +110,8 @@ def _device(message: pb.Device) -> Device:
         peak_flops_per_s=message.peak_flops_per_s,
         memory_bandwidth_bytes_per_s=message.memory_bandwidth_bytes_per_s,
         task_overhead_ns=message.task_overhead_ns,
+        pool=message.pool,
+        pool_size=message.pool_size or 1,
     )
 
 

@@ -1,5 +1,6 @@
 """Random task graphs, operator graphs, machines and strategies, of all that the rules can mix."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -35,6 +36,7 @@ def task_graph(rng: np.random.Generator) -> TaskGraph:
     return TaskGraph(
         num_resources,
         num_resources,
+        rng.integers(1, 4, num_resources) if rng.random() < 0.5 else np.ones(num_resources, int),
         rng.integers(0, longest + 1, num_tasks),
         np.cumsum([0] + [len(x) for x in held]),
         np.array([r for x in held for r in x], np.int32),
@@ -66,6 +68,13 @@ def machine(rng: np.random.Generator) -> DeviceTopology:
         )
         for i in range(num_devices)
     ]
+    if rng.random() < 0.4:
+        # Neighbours compute with the same cores, more or fewer than there are of them.
+        size = int(rng.integers(1, 4))
+        devices = [
+            dataclasses.replace(device, pool=f"p{i // 3}", pool_size=size) if i % 4 else device
+            for i, device in enumerate(devices)
+        ]
     names = [device.name for device in devices]
     speeds = rng.choice([1e8, 1e9, 3e9], 3)
     latencies = rng.choice([0, 10, 1000, 1003], 3)

@@ -134,19 +134,44 @@ def test_weights_are_updated_once_on_each_device_that_holds_them(seed):
 
 
 @seeds
-def test_updates_wait_for_backward_tasks_and_reductions(seed):
+def test_updates_wait_for_gradients_of_weights_and_reductions(seed):
     costs, strategy = problem(seed)
     graph = build(costs, strategy)
     before = invariants.predecessors(graph)
     for task in np.flatnonzero(graph.kind == TaskKind.UPDATE):
         kinds = {graph.kind[p] for p in before[task]}
-        assert TaskKind.BACKWARD in kinds
-        assert kinds <= {TaskKind.BACKWARD, TaskKind.ALL_REDUCE}
+        assert TaskKind.WEIGHT_GRADIENT in kinds
+        assert kinds <= {TaskKind.WEIGHT_GRADIENT, TaskKind.ALL_REDUCE}
     for task in np.flatnonzero(graph.kind == TaskKind.ALL_REDUCE):
         first, last = graph.successor_offsets[task : task + 2]
         after = graph.successors[first:last]
         assert (graph.kind[after] == TaskKind.UPDATE).all()
         assert len(set(graph.part[after].tolist())) >= 2
+
+
+@seeds
+def test_only_reductions_and_updates_wait_for_gradients_of_weights(seed):
+    costs, strategy = problem(seed)
+    graph = build(costs, strategy)
+    before = invariants.predecessors(graph)
+    of_graph = costs.lowering.graph
+    expected = Counter(
+        (number, part)
+        for number, operator in enumerate(of_graph.operators)
+        if of_graph.has_backward[number] and any(spec.trainable for spec in operator.weight_specs)
+        for part in range(strategy.configs[number].num_parts)
+    )
+    tasks = np.flatnonzero(graph.kind == TaskKind.WEIGHT_GRADIENT)
+    found = zip(graph.operator[tasks].tolist(), graph.part[tasks].tolist(), strict=True)
+    assert Counter(found) == expected
+    for task in tasks:
+        (own,) = before[task]
+        assert graph.kind[own] == TaskKind.BACKWARD
+        assert (graph.operator[own], graph.part[own]) == (graph.operator[task], graph.part[task])
+        first, last = graph.successor_offsets[task : task + 2]
+        kinds = set(graph.kind[graph.successors[first:last]].tolist())
+        assert kinds <= {TaskKind.ALL_REDUCE, TaskKind.UPDATE}
+        assert TaskKind.UPDATE in kinds
 
 
 @seeds
