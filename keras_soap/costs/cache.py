@@ -78,10 +78,7 @@ class CostCache:
         content = {
             "version": VERSION,
             "environment": self._environment,
-            "entries": {
-                key: dataclasses.astuple(time)
-                for key, time in self._entries.items()
-            },
+            "entries": {key: dataclasses.astuple(time) for key, time in self._entries.items()},
         }
         return json.dumps(content, indent=0) + "\n"
 

@@ -37,9 +37,7 @@ class CostProfile(Protocol):
     @property
     def source(self) -> CostSource: ...
 
-    def part_times_ns(
-        self, operator: Operator, regions: Regions, device: Device
-    ) -> PartTimes:
+    def part_times_ns(self, operator: Operator, regions: Regions, device: Device) -> PartTimes:
         """Times of parts that make `regions`."""
         ...
 

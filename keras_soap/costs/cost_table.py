@@ -60,9 +60,7 @@ class CostTable:
     created: str = ""
     versions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
-    def part_times_ns(
-        self, operator: Operator, regions: Regions, device: Device
-    ) -> PartTimes:
+    def part_times_ns(self, operator: Operator, regions: Regions, device: Device) -> PartTimes:
         self._check(device)
         times = np.stack(self.roofline.part_times_ns(operator, regions, device))
         for part, key in enumerate(part_keys(operator, regions)):

@@ -81,7 +81,7 @@ class MeasuredProfile:
         self._captured = captured
         self._device = topology.devices[0]
         names = [device.name for device in topology.devices]
-        self._devices = names if self._device.kind == "CPU" else names[:1]
+        self._devices = names[: at_once(topology)]
         self._optimizer = _default_optimizer() if optimizer is None else optimizer
         self._optimizer_name = _optimizer_name(self._optimizer)
         self._precision = precision or Precision()
@@ -93,9 +93,7 @@ class MeasuredProfile:
         self.num_measured = 0
         self._first, self._gradients, self._backward = _by_signature(captured)
 
-    def part_times_ns(
-        self, operator: Operator, regions: Regions, device: Device
-    ) -> PartTimes:
+    def part_times_ns(self, operator: Operator, regions: Regions, device: Device) -> PartTimes:
         self._check(device)
         times = np.zeros((3, len(regions)), np.int64)
         if not registry.find(operator.kind).free:
@@ -216,6 +214,14 @@ class MeasuredProfile:
                 "this profile measures. Make a profile of the model that it belongs to."
             )
         return number
+
+
+def at_once(topology: DeviceTopology) -> int:
+    """How many devices run a part while it is timed: logical CPUs slow each other down."""
+    first = topology.devices[0]
+    if first.kind != "CPU":
+        return 1
+    return min(topology.num_devices, first.pool_size) if first.pool else topology.num_devices
 
 
 def _by_signature(captured: "CapturedModel"):

@@ -2,10 +2,11 @@
 
 A part runs as the runtime runs it: the rule computes it from slices, under a tape of its own, in a
 multi-device function. Forward is what the forward pass takes beyond an empty function on the same
-arguments; backward is what forward and backward together take beyond that.
+arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
+weights are what all together takes beyond that.
 
-Logical CPUs share memory, its bandwidth and perhaps cores: there all devices run the part at once,
-as they do in a step. GPUs have their own: one runs it.
+Logical CPUs share memory, its bandwidth and cores: there as many devices run the part at once as
+can, as they do in a step. GPUs have their own: one runs it.
 """
 
 import math
@@ -90,15 +91,18 @@ def measure_part(
         outputs, others = _compute(captured, number, part, inputs, weights, training)
         return [*outputs, *others]
 
-    def both(flat: Sequence[tf.Tensor], arrived: Sequence[tf.Tensor]) -> list[Any]:
+    def both(
+        flat: Sequence[tf.Tensor], arrived: Sequence[tf.Tensor], of_weights: bool
+    ) -> list[Any]:
         inputs, weights = split(flat)
         tape = tf.GradientTape(watch_accessed_variables=False)
         sources = [inputs[position] for position in differentiated]
-        sources += [
-            weight
-            for weight, spec in zip(weights, part.operator.weight_specs, strict=True)
-            if spec.trainable
-        ]
+        if of_weights:
+            sources += [
+                weight
+                for weight, spec in zip(weights, part.operator.weight_specs, strict=True)
+                if spec.trainable
+            ]
         sources = [x for x in sources if x is not None and x.dtype.is_floating]
         with tape:
             tape.watch(sources)
@@ -123,15 +127,17 @@ def measure_part(
     count = len(arguments[0])
     functions = [
         (forward, arguments),
-        (lambda flat: both(flat[:count], flat[count:]), with_arrived),
+        (lambda flat: both(flat[:count], flat[count:], False), with_arrived),
     ]
+    if any(spec.trainable for spec in part.operator.weight_specs):
+        functions.append((lambda flat: both(flat[:count], flat[count:], True), with_arrived))
     return _part_time(functions, devices, precision)
 
 
 def _part_time(
     functions: Sequence[tuple[Callable, list]], devices: Sequence[str], precision: Precision
 ) -> PartTime:
-    """Times of a forward pass, and of a forward and a backward pass if there is one."""
+    """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
     copies = 1
     while True:
         runners = [_runner(_empty, functions[0][1], devices)]
@@ -139,8 +145,14 @@ def _part_time(
         timing = time_in_turn(runners, precision)
         times = [time // copies for time in timing.beyond_previous_ns]
         if copies > 1 or sum(times) >= SHORT_NS:
-            backward_ns = times[1] if len(times) > 1 else 0
-            return PartTime(times[0], backward_ns, timing.relative_spread, timing.num_runs)
+            forward_ns, backward_ns, weight_gradient_ns = [*times, 0, 0][:3]
+            return PartTime(
+                forward_ns,
+                backward_ns,
+                timing.relative_spread,
+                timing.num_runs,
+                weight_gradient_ns,
+            )
         copies = NUM_COPIES
 
 

@@ -37,9 +37,7 @@ class Roofline:
     def source(self) -> CostSource:
         return CostSource.ANALYTIC
 
-    def part_times_ns(
-        self, operator: Operator, regions: Regions, device: Device
-    ) -> PartTimes:
+    def part_times_ns(self, operator: Operator, regions: Regions, device: Device) -> PartTimes:
         rule = registry.find(operator.kind)
         if rule.free:
             return PartTimes(*np.zeros((3, len(regions)), np.int64))

@@ -145,10 +145,11 @@ def describe_profile(profile: Roofline | CostTable) -> str:
             key,
             table.microseconds(time.forward_ns),
             table.microseconds(time.backward_ns),
+            table.microseconds(time.weight_gradient_ns),
             f"{time.relative_spread:.1%}",
             str(time.num_runs),
         ]
         for key, time in sorted(profile.entries.items())
     ]
-    headers = ["part", "forward µs", "backward µs", "spread", "runs"]
+    headers = ["part", "forward µs", "backward µs", "weights µs", "spread", "runs"]
     return "\n".join([*lines, "", table.render(headers, rows, headers[1:])])

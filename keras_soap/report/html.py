@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from keras_soap.objective import Evaluation
 from keras_soap.proto.files import write_atomically
 from keras_soap.report import table
+from keras_soap.report.rows import arrange
 from keras_soap.report.summary import memory, operator_rows
 from keras_soap.simulator.timeline import Timeline
 from keras_soap.tasks.lowering import Costs
@@ -15,6 +16,7 @@ from keras_soap.tasks.task_graph import TaskGraph, TaskKind
 _COLORS = {
     TaskKind.FORWARD: "#4878d0",
     TaskKind.BACKWARD: "#ee854a",
+    TaskKind.WEIGHT_GRADIENT: "#f4c28e",
     TaskKind.UPDATE: "#6acc64",
     TaskKind.REPORT: "#797979",
 }
@@ -64,8 +66,7 @@ def write_report(
         "<h2>Timeline</h2>",
         f"<p>{table.milliseconds(timeline.step_time_ns)} from left to right. "
         + " ".join(
-            f'<span style="color:{color}">■</span> {kind.name.lower()}'
-            for kind, color in _COLORS.items()
+            f'<span style="color:{color}">■</span> {kind.label}' for kind, color in _COLORS.items()
         )
         + f' <span style="color:{_MOVING}">■</span> communication</p>',
         _timeline(costs, tasks, timeline),
@@ -121,14 +122,11 @@ def _timeline(costs: Costs, tasks: TaskGraph, timeline: Timeline) -> str:
     """The timeline as SVG: a row for each device, and for each link that carries anything."""
     if len(tasks.resources) > _MOST_BOXES:
         return f"<p>{tasks.num_tasks:,} tasks are too many to draw. Use the trace instead.</p>"
-    names = [device.name for device in costs.topology.devices]
-    names += [link.name for link in costs.topology.links]
-    used = sorted({*range(tasks.num_devices), *tasks.resources.tolist()})
-    rows = {resource: row for row, resource in enumerate(used)}
+    rows, row_of = arrange(costs.topology, tasks, timeline)
     scale = (_WIDTH - _LABEL) / max(timeline.step_time_ns, 1)
     boxes = [
-        f'<text x="0" y="{row * _ROW + 13}" font-size="11">{html.escape(names[resource])}</text>'
-        for resource, row in rows.items()
+        f'<text x="0" y="{number * _ROW + 13}" font-size="11">{html.escape(row.name)}</text>'
+        for number, row in enumerate(rows)
     ]
     for task in range(tasks.num_tasks):
         kind = TaskKind(int(tasks.kind[task]))
@@ -137,11 +135,11 @@ def _timeline(costs: Costs, tasks: TaskGraph, timeline: Timeline) -> str:
         width = max(int(timeline.end_ns[task] - timeline.start_ns[task]) * scale, 0.2)
         operator = int(tasks.operator[task])
         of = costs.lowering.graph.operators[operator].name if operator >= 0 else "step"
-        label = html.escape(f"{of} {kind.name.lower()}")
-        for resource in tasks.resources[start:stop].tolist():
+        label = html.escape(f"{of} {kind.label}")
+        for row in row_of[start:stop].tolist():
             boxes.append(
-                f'<rect x="{x:.2f}" y="{rows[resource] * _ROW + 2}" width="{width:.2f}" '
+                f'<rect x="{x:.2f}" y="{row * _ROW + 2}" width="{width:.2f}" '
                 f'height="{_ROW - 4}" fill="{_COLORS.get(kind, _MOVING)}">'
                 f"<title>{label}</title></rect>"
             )
-    return f'<svg width="{_WIDTH}" height="{len(used) * _ROW}">{"".join(boxes)}</svg>'
+    return f'<svg width="{_WIDTH}" height="{len(rows) * _ROW}">{"".join(boxes)}</svg>'

@@ -30,7 +30,8 @@ class OperatorRow:
         split: Its degrees with their letters.
         devices: Of its parts, in order.
         forward_ns: Of its slowest part.
-        backward_ns: Of its slowest part; 0 if it has no backward pass.
+        backward_ns: Of its slowest part, the gradients of weights included; 0 if it has no
+            backward pass.
     """
 
     name: str
@@ -50,8 +51,12 @@ def operator_rows(costs: Costs, strategy: Strategy, training: bool = True) -> li
     ):
         slowest = [0, 0]
         for part, device in enumerate(config.devices):
-            for way, times in enumerate(costs.part_times_ns(number, config.degrees, device)):
-                slowest[way] = max(slowest[way], int(times[part]))
+            times = costs.part_times_ns(number, config.degrees, device)
+            both_ways = times.forward, times.backward + times.weight_gradient
+            slowest = [
+                max(until_now, int(of_way[part]))
+                for until_now, of_way in zip(slowest, both_ways, strict=True)
+            ]
         backward_ns = slowest[1] if training and graph.has_backward[number] else 0
         dimensions = [(d.name, d.kind) for d in costs.lowering.dimensions[number]]
         rows.append(

@@ -2,15 +2,17 @@
 
 1. Devices are the threads of one process, links those of another.
 2. A task is one complete event (`"ph": "X"`) on each resource that it holds, in microseconds.
-3. On one row events never overlap, since a resource runs one task at a time.
+3. On one row events never overlap: `rows.arrange` sees to that.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.proto.files import write_atomically
+from keras_soap.report.rows import Row, arrange
 from keras_soap.simulator.timeline import Timeline
 from keras_soap.tasks.task_graph import TaskGraph, TaskKind
 from keras_soap.topology.device_topology import DeviceTopology
@@ -42,19 +44,13 @@ def trace(
     graph: OperatorGraph, topology: DeviceTopology, tasks: TaskGraph, timeline: Timeline
 ) -> dict[str, Any]:
     """The trace as the object that the JSON file holds; see `write_trace` for the arguments."""
-    events = _rows(topology, tasks)
+    rows, row_of = arrange(topology, tasks, timeline)
+    events = _names(topology, rows)
     for task in range(tasks.num_tasks):
         first, last = tasks.resource_offsets[task : task + 2]
         event = _event(graph, topology, tasks, timeline, task)
-        for resource in tasks.resources[first:last].tolist():
-            is_link = resource >= tasks.num_devices
-            events.append(
-                {
-                    **event,
-                    "pid": _LINKS if is_link else _DEVICES,
-                    "tid": resource - tasks.num_devices if is_link else resource,
-                }
-            )
+        for row in row_of[first:last].tolist():
+            events.append({**event, "pid": _LINKS if rows[row].is_link else _DEVICES, "tid": row})
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -68,20 +64,20 @@ def trace(
     }
 
 
-def _rows(topology: DeviceTopology, tasks: TaskGraph) -> list[dict[str, Any]]:
-    """Names of the processes and threads; links that carry nothing have no row."""
-    used = {resource - tasks.num_devices for resource in set(tasks.resources.tolist())}
-    devices = [(number, device.name) for number, device in enumerate(topology.devices)]
-    links = [(number, link.name) for number, link in enumerate(topology.links) if number in used]
-    rows = []
-    for process, what, threads in ((_DEVICES, "devices", devices), (_LINKS, "links", links)):
+def _names(topology: DeviceTopology, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Names of the processes and threads."""
+    events = []
+    for process, what in ((_DEVICES, "devices"), (_LINKS, "links")):
         name = f"{what} of {topology.name} (simulated)"
-        rows.append({"ph": "M", "pid": process, "name": "process_name", "args": {"name": name}})
-        for number, thread in threads:
-            place = {"ph": "M", "pid": process, "tid": number}
-            rows.append({**place, "name": "thread_name", "args": {"name": thread}})
-            rows.append({**place, "name": "thread_sort_index", "args": {"sort_index": number}})
-    return rows
+        events.append({"ph": "M", "pid": process, "name": "process_name", "args": {"name": name}})
+        for number, row in enumerate(rows):
+            if row.is_link == (process == _LINKS):
+                place = {"ph": "M", "pid": process, "tid": number}
+                events.append({**place, "name": "thread_name", "args": {"name": row.name}})
+                events.append(
+                    {**place, "name": "thread_sort_index", "args": {"sort_index": number}}
+                )
+    return events
 
 
 def _event(
@@ -93,7 +89,7 @@ def _event(
 ) -> dict[str, Any]:
     kind = TaskKind(int(tasks.kind[task]))
     operator, part = int(tasks.operator[task]), int(tasks.part[task])
-    what = kind.name.lower().replace("_", " ")
+    what = kind.label
     args: dict[str, Any] = {"task": task}
     name = what
     if operator >= 0:

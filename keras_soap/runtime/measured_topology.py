@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from keras_soap.costs.measure import at_once
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
@@ -23,7 +24,7 @@ from keras_soap.runtime import collectives
 from keras_soap.runtime.exchange import move
 from keras_soap.tasks import all_reduce
 from keras_soap.topology.device_topology import DeviceTopology
-from keras_soap.topology.local import sync_devices
+from keras_soap.topology.local import num_cores, sync_devices
 
 COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20, 32 * 2**20)
 """Sizes of copies and reductions that are timed."""
@@ -61,8 +62,8 @@ def measure_topology(
     """
     precision = precision or Precision()
     names = [device.name for device in topology.devices]
-    busy = names if topology.devices[0].kind == "CPU" else names[:1]
-    overhead_ns = measure_task_overhead(busy, precision).forward_ns
+    topology = with_pool(topology)
+    overhead_ns = measure_task_overhead(names[: at_once(topology)], precision).forward_ns
     today = datetime.datetime.now(datetime.UTC).date()
     source = f"measured by keras-soap profile on {today}"
     devices = tuple(
@@ -74,6 +75,32 @@ def measure_topology(
     found = [measure_copy(names[:2], size, precision) for size in COPY_BYTES]
     found += [measure_all_reduce(names, size, precision) for size in COPY_BYTES]
     return fit(topology, found), found
+
+
+def with_pool(topology: DeviceTopology) -> DeviceTopology:
+    """The topology whose logical CPUs share the cores of the machine, as TensorFlow's do.
+
+    As many tasks run at once as TensorFlow has threads for operations, but no more than there are
+    cores for those that each operation uses. GPUs are left as they are.
+    """
+    if any(device.kind != "CPU" for device in topology.devices):
+        return topology
+    cores = num_cores()
+    threads = tf.config.threading
+    most = cores // (threads.get_intra_op_parallelism_threads() or cores)
+    pool_size = max(1, min(most, threads.get_inter_op_parallelism_threads() or cores))
+    share = topology.num_devices / pool_size
+    devices = tuple(
+        dataclasses.replace(
+            device,
+            pool="cores",
+            pool_size=pool_size,
+            peak_flops_per_s=device.peak_flops_per_s * share,
+            memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * share,
+        )
+        for device in topology.devices
+    )
+    return dataclasses.replace(topology, devices=devices)
 
 
 def measure_copy(names: Sequence[str], num_bytes: int, precision: Precision) -> LinkTime:

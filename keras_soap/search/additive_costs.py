@@ -59,13 +59,14 @@ class AdditiveCosts:
 
     def _compute_ns(self, number: int, degrees: Degrees) -> float:
         block = self.lowering.operator(number, degrees)
-        passes = 2 if self.problem.training and self.graph.has_backward[number] else 1
+        trains = self.problem.training and self.graph.has_backward[number]
         total = 0.0
         for part in range(block.num_parts):
             times = self.problem.costs.part_times_ns(number, degrees, part)
-            total = max(total, float(sum(int(times[which][part]) for which in range(passes))))
+            passes = times if trains else times[:1]
+            total = max(total, float(sum(int(of_pass[part]) for of_pass in passes)))
         for combine in block.combines:
-            total += passes * self._groups_ns(
+            total += (2 if trains else 1) * self._groups_ns(
                 combine.group, combine.combine.elements, combine.element_bytes
             )
         return total

@@ -39,8 +39,17 @@ def search(
     """Finds the fastest strategy, and proves that if the budget is enough (`proved`).
 
     Raises:
-        SearchError: If the problem is too large to try.
+        SearchError: If the problem is too large to try, or devices share what they compute with.
     """
+    if (problem.topology.capacity > 1).any() or len(set(problem.topology.compute)) < (
+        problem.topology.num_devices
+    ):
+        raise SearchError(
+            f"Devices of topology {problem.topology.name!r} share what they compute with "
+            f"(pool {next(d.pool for d in problem.topology.devices if d.pool)!r}), which the "
+            "bounds of an exhaustive search do not know. Use method='mcmc', or a topology without "
+            "pools."
+        )
     sizes = [problem.space.num_configs(family) for family in range(len(problem.space.families))]
     pairs = max(
         (

@@ -56,7 +56,8 @@ class PathBounds:
         domains: By family. `tighten` removes what cannot be part of anything faster.
         forward_ns, own_ns: By operator, int64 (configs, parts): time of each part forward, and both
             ways; where the backward pass ends, the latter with `sync_ns`.
-        sync_ns: By operator, int64 (configs, parts): reduction of gradients, and update.
+        sync_ns: By operator, int64 (configs, parts): gradients of weights, their
+            reduction, and update.
         load_ns: By family, int64 (configs, resources): what it occupies of devices and links.
         reduce_ns: By family, the same of reductions alone.
         there_ns, move_ns: By edge, int64 (producer configs, consumer configs, producer parts,
@@ -218,12 +219,14 @@ class PathBounds:
         domain = self.domains[family]
         forward, backward, sync = (np.zeros(domain.devices.shape, np.int64) for _ in range(3))
         for row, config in enumerate(domain.configs):
-            there, back = self._part_times(number, config)
+            there, back, gradient = self._part_times(number, config)
             forward[row, : config.num_parts] = there
             np.add.at(self.load_ns[family][row], list(config.devices), there)
             if self._trains(number):
                 backward[row, : config.num_parts] = back
                 np.add.at(self.load_ns[family][row], list(config.devices), back)
+                if self.graph.has_weight_gradients[number]:
+                    np.add.at(self.load_ns[family][row], list(config.devices), gradient)
             if self._trains(number) and leads:
                 for members, cost in self._reductions(number, config):
                     sync[row, members] = np.maximum(sync[row, members], cost.time_ns)
@@ -231,6 +234,8 @@ class PathBounds:
                     self.reduce_ns[family][row, links] += cost.time_ns
                 updates = self._updates(number, config)
                 sync[row, : config.num_parts] += updates
+                if self.graph.has_weight_gradients[number]:
+                    sync[row, : config.num_parts] += gradient
                 np.add.at(self.load_ns[family][row], list(config.devices), updates)
             for time, both in zip((forward, backward), (False, True), strict=True):
                 for members, cost in self._combines(number, config, both):
@@ -245,15 +250,12 @@ class PathBounds:
         self.sync_ns.append((not ends) * sync)
 
     def _part_times(self, number: int, config: ParallelConfig) -> np.ndarray:
-        """int64 (2, parts): forward and backward."""
+        """int64 (3, parts): as in `PartTimes`."""
         times = [
-            self.problem.costs.part_times_ns(number, config.degrees, device)
-            for device in config.devices
+            np.stack(self.problem.costs.part_times_ns(number, config.degrees, device))[:, part]
+            for part, device in enumerate(config.devices)
         ]
-        return np.array(
-            [[int(both[which][part]) for part, both in enumerate(times)] for which in range(2)],
-            np.int64,
-        )
+        return np.stack(times, axis=1)
 
     def _combines(self, number: int, config: ParallelConfig, backward: bool):
         """Groups of parts that reduce something on the way, and what that costs."""

@@ -1,8 +1,8 @@
 """Builds the blocks of one operator or edge from `Tables`; agrees with `tasks/build.py`.
 
 1. Task indices of a forward or backward block: stage s of part p is s · width + p, the combine of
-   group g after stage s is s · width + parts + g. Groups of one part have no task. Behind all stages
-   of a backward block are the tasks of its parts for the gradients of weights.
+   group g after stage s is s · width + parts + g. Groups of one part have no task. In a backward
+   block the tasks for the gradients of weights come behind all stages, part by part.
 2. Of a synchronization block: reductions in their order, then for each part its update.
 3. Of a report block: for each part its transfer. Of an edge: its pairs, by consumer.
 """

@@ -30,9 +30,9 @@ NEVER = 1 << 62
 # Kinds of blocks.
 FORWARD, BACKWARD, SYNC, REPORTS, REPORT, TRANSFERS, GRADIENTS = range(7)
 
-# Model.op[operator]: edges in and out, whether it has backward tasks, and tasks for the gradients of
-# weights, the first operator on its weights (itself, if that runs their updates), bytes of its
-# report, its blocks, and the operators with such tasks on its weights.
+# Model.op[operator]: edges in and out, whether it has backward tasks, whether it has tasks for the
+# gradients of weights, the first operator on its weights (itself, if that runs their updates),
+# bytes of its report, its blocks, and the operators with such tasks on its weights.
 (
     OP_IN,
     OP_IN_END,
@@ -132,9 +132,9 @@ COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
 # The lists hold what a part tells: number of a pair to be transferred, or ~(the other part) if that
 # is on the same device.
 
-# State.task[row]: run time (-1: no task); resource (of a report: the device that it is from), or -1 - offset of a
-# list of links in `ints`, its length first; when ready; when it ended; predecessors still running;
-# latest of their ends; simulation that set those.
+# State.task[row]: run time (-1: no task); resource (of a report: the device that it is from), or
+# -1 - offset of a list of links in `ints`, its length first; when ready; when it ended;
+# predecessors still running; latest of their ends; simulation that set those.
 TIME, RESOURCE, READY, END, MISSING, LATEST, STAMP = range(7)
 NUM_TASK = 8
 """One more than needed: a cache line."""
@@ -275,7 +275,9 @@ class State(NamedTuple):
     log: np.ndarray
     new_log: np.ndarray
     log_first: np.ndarray
-    saves: np.ndarray  # (saves, 2, 2, resources and spares): copies of `resource`, accepted and proposed
+    saves: (
+        np.ndarray
+    )  # (saves, 2, 2, resources and spares): copies of `resource`, accepted and proposed
     save_which: np.ndarray  # (saves,): which of the two is the accepted one
     save_every: int
     scratch: np.ndarray  # (3, many): lists in the making

@@ -191,7 +191,9 @@ def count_missing(
                 missing += count
                 continue
             config = op[sharer, AT_CONFIG]
-            base = block_row[before] + configs[config, CONFIG_STAGES] * configs[config, CONFIG_WIDTH]
+            base = (
+                block_row[before] + configs[config, CONFIG_STAGES] * configs[config, CONFIG_WIDTH]
+            )
             for m in range(count):
                 part = members[first + m] if index < num_reductions else index - num_reductions
                 if task[base + part, READY] < cut:

@@ -29,6 +29,11 @@ class TaskKind(IntEnum):
     ALL_REDUCE = 10
 
     @property
+    def label(self) -> str:
+        """For people: `"weight gradient"`."""
+        return self.name.lower().replace("_", " ")
+
+    @property
     def is_communication(self) -> bool:
         return self >= TaskKind.TRANSFER
 

@@ -110,9 +110,15 @@ def _short(name: str) -> str:
     return name.rpartition("device:")[2]
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _cpus(names: list[str]) -> tuple[Device, ...]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = (cores or 1) / len(names)
+    share = num_cores() / len(names)
     bandwidth = min(
         share * CPU_BANDWIDTH_BYTES_PER_S_PER_CORE, CPU_MAX_BANDWIDTH_BYTES_PER_S / len(names)
     )

@@ -12,8 +12,8 @@ HERE = {"tensorflow": "2.21.0", "hardware": "a machine"}
 
 
 def test_times_come_back_in_their_environment_only(tmp_path):
-    CostCache(HERE, tmp_path).add("a part", PartTime(1, 2, 0.5, 7))
-    assert CostCache(HERE, tmp_path).get("a part") == PartTime(1, 2, 0.5, 7)
+    CostCache(HERE, tmp_path).add("a part", PartTime(1, 2, 0.5, 7, 3))
+    assert CostCache(HERE, tmp_path).get("a part") == PartTime(1, 2, 0.5, 7, 3)
     assert CostCache(HERE, tmp_path).get("another") is None
     assert len(CostCache({**HERE, "tensorflow": "2.22.0"}, tmp_path)) == 0
 

@@ -114,10 +114,9 @@ def test_families_of_layers_run(tmp_path, topology, make):
     lowering = Lowering(captured.graph)
     profile = profile_of(captured, topology, tmp_path)
     for operator, regions in all_parts(lowering, 2, "P"):
-        forward, backward = profile.part_times_ns(operator, regions, topology.devices[0])
-        assert forward.shape == backward.shape == (len(regions),)
-        assert (forward >= 0).all()
-        assert (backward >= 0).all()
+        for times in profile.part_times_ns(operator, regions, topology.devices[0]):
+            assert times.shape == (len(regions),)
+            assert (times >= 0).all()
 
 
 def test_each_shape_is_measured_once(tmp_path, topology, stopwatch):
@@ -188,7 +187,7 @@ def test_missing_entries_are_measured_on_demand(tmp_path, topology, stopwatch):
     captured = dense(6)
     profile = profile_of(captured, topology, tmp_path)
     regions = Lowering(captured.graph).operator(1, (1, 2)).outputs[0]
-    forward, _ = profile.part_times_ns(captured.graph.operators[1], regions, topology.devices[1])
+    forward, *_ = profile.part_times_ns(captured.graph.operators[1], regions, topology.devices[1])
     assert len(stopwatch) == 1
     key = part_keys(captured.graph.operators[1], regions)[0]
     assert profile.table().entries[key].forward_ns == forward[0]

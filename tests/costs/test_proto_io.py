@@ -22,7 +22,7 @@ def regions(degrees):
 
 def a_table(**arguments):
     key = part_keys(GRAPH.operators[1], regions((2, 1)))[0]
-    return CostTable("K80", {key: PartTime(1_000, 2_000, 0.25, 10)}, **arguments)
+    return CostTable("K80", {key: PartTime(1_000, 2_000, 0.25, 10, 500)}, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,8 @@ def test_parts_of_one_shape_have_one_key():
 
 def test_listed_times_come_first_and_the_roofline_answers_for_the_rest():
     table, operator = a_table(), GRAPH.operators[1]
-    forward, backward = table.part_times_ns(operator, regions((2, 1)), DEVICE)
-    assert forward.tolist() == [1_000] * 2
-    assert backward.tolist() == [2_000] * 2
+    listed = table.part_times_ns(operator, regions((2, 1)), DEVICE)
+    assert [times.tolist() for times in listed] == [[1_000] * 2, [2_000] * 2, [500] * 2]
     found = table.part_times_ns(operator, regions((4, 1)), DEVICE)
     np.testing.assert_array_equal(
         found, Roofline().part_times_ns(operator, regions((4, 1)), DEVICE)

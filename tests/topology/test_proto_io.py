@@ -26,6 +26,7 @@ def topologies(draw):
             draw(positive),
             draw(positive),
             draw(st.integers(0, 10**9)),
+            *draw(st.sampled_from([("", 1), ("cores", 3), ("chip", 1)])),
         )
         for number in range(draw(st.integers(1, 5)))
     )
@@ -65,6 +66,11 @@ def message():
     return proto_io.to_proto(topology)
 
 
+def pools(m, *sizes):
+    for device, size in zip(m.devices, sizes, strict=True):
+        device.pool, device.pool_size = "cores", size
+
+
 def spoilt(change):
     result = message()
     change(result)
@@ -82,6 +88,8 @@ def spoilt(change):
         (lambda m: m.devices[0].ClearField("memory_bytes"), "memory_bytes = 0"),
         (lambda m: m.devices[0].ClearField("peak_flops_per_s"), "peak_flops_per_s = 0"),
         (lambda m: setattr(m.devices[0], "node", -1), "node = -1"),
+        (lambda m: setattr(m.devices[0], "pool_size", 2), "pool '' and pool_size = 2"),
+        (lambda m: pools(m, 2, 3), "pool_size = 3, but another one of pool 'cores' has 2"),
         (lambda m: m.links[0].ClearField("duplex"), "no duplex. Say FULL_DUPLEX"),
         (lambda m: m.links[0].ClearField("name"), "link between GPU:0 and hub has no name"),
         (lambda m: setattr(m.links[1], "name", "a"), "Two links are named 'a'"),
