@@ -26,11 +26,16 @@ from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.topology.local import sync_devices
 
-SHORT_NS = 300_000
-"""A part that is done sooner is timed in several copies, since calling a function takes as long."""
+LONG_NS = 12_000_000
+"""A part that is done sooner is timed in copies that take so long together: calling a function and
+waking its threads takes time that is none of the part's. With one copy, a matrix product of 3.5 ms
+on two logical CPUs at once was timed at 4.3 ms."""
 
 NUM_COPIES = 16
-"""How many copies; they run one after the other."""
+"""How many copies at most; they run one after the other."""
+
+ROUGH = Precision(min_runs=3, max_runs=3)
+"""To tell how many copies are needed."""
 
 SMALL_UPDATE_BYTES = 256 * 1024
 """Weights up to this size are updated in several copies."""
@@ -138,22 +143,19 @@ def _part_time(
     functions: Sequence[tuple[Callable, list]], devices: Sequence[str], precision: Precision
 ) -> PartTime:
     """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
-    copies = 1
-    while True:
-        runners = [_runner(_empty, functions[0][1], devices)]
-        runners += [_runner(f, arguments, devices, copies) for f, arguments in functions]
-        timing = time_in_turn(runners, precision)
-        times = [time // copies for time in timing.beyond_previous_ns]
-        if copies > 1 or sum(times) >= SHORT_NS:
-            forward_ns, backward_ns, weight_gradient_ns = [*times, 0, 0][:3]
-            return PartTime(
-                forward_ns,
-                backward_ns,
-                timing.relative_spread,
-                timing.num_runs,
-                weight_gradient_ns,
-            )
-        copies = NUM_COPIES
+    empty = _runner(_empty, functions[0][1], devices)
+    longest, arguments = functions[-1]
+    once = time_in_turn([empty, _runner(longest, arguments, devices)], ROUGH).beyond_previous_ns[0]
+    copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
+    runners = [_runner(f, arguments, devices, copies) for f, arguments in functions]
+    timing = time_in_turn([empty, *runners], precision)
+    forward_ns, backward_ns, weight_gradient_ns = [
+        *(time // copies for time in timing.beyond_previous_ns),
+        *(0, 0),
+    ][:3]
+    return PartTime(
+        forward_ns, backward_ns, timing.relative_spread, timing.num_runs, weight_gradient_ns
+    )
 
 
 def measure_update(
