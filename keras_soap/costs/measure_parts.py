@@ -5,8 +5,7 @@ multi-device function. Forward is what the forward pass takes beyond an empty fu
 arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
 weights are what all together takes beyond that.
 
-Logical CPUs share memory, its bandwidth and cores: there as many devices run the part at once as
-can, as they do in a step. GPUs have their own: one runs it.
+On logical CPUs the others compute meanwhile; see `running`.
 """
 
 import math
@@ -19,12 +18,12 @@ import tensorflow as tf
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.costs.cost_table import PartTime
+from keras_soap.costs.running import busy, on_device, runner
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
-from keras_soap.topology.local import sync_devices
 
 LONG_NS = 12_000_000
 """A part that is done sooner is timed in copies that take so long together: calling a function and
@@ -78,13 +77,13 @@ def measure_part(
         part: It.
         differentiated: Positions of inputs that gradients go to.
         has_backward: Whether it has a backward pass at all.
-        devices: That run it at once.
+        devices: The one that runs it, and others that compute meanwhile.
         precision: When to stop repeating.
         training: Whether in training mode.
     """
     random = np.random.default_rng(0)
     values = [*_input_values(part, random), *_weight_values(part, random)]
-    arguments = _on_devices([x for x in values if x is not None], devices)
+    arguments = on_device([x for x in values if x is not None], devices[0])
 
     def split(flat: Sequence[tf.Tensor]) -> tuple[list, list]:
         left = list(flat)
@@ -117,19 +116,17 @@ def measure_part(
         flat_gradients = tf.nest.flatten([g for g in gradients if g is not None], True)
         return [*outputs, *others, *flat_gradients]
 
-    forwards = _runner(forward, arguments, devices)
     if not has_backward:
         functions: list[tuple[Callable, list]] = [(forward, arguments)]
         return _part_time(functions, devices, precision)
-    made = forwards()[: len(part.operator.output_specs) - part.operator.first_made]
+    made = runner(forward, arguments, devices[0])()[
+        : len(part.operator.output_specs) - part.operator.first_made
+    ]
     scale = 1.0 / max(1, part.operator.output.num_elements)
     arrived = [np.full(x.shape, scale, "float32") for x in made if x.dtype.is_floating]
     arrived = [tf.cast(a, x.dtype) for a, x in zip(arrived, made, strict=False)]
-    with_arrived = [
-        [*own, *of_arrived]
-        for own, of_arrived in zip(arguments, _on_devices(arrived, devices), strict=True)
-    ]
-    count = len(arguments[0])
+    with_arrived = [*arguments, *on_device(arrived, devices[0])]
+    count = len(arguments)
     functions = [
         (forward, arguments),
         (lambda flat: both(flat[:count], flat[count:], False), with_arrived),
@@ -143,12 +140,14 @@ def _part_time(
     functions: Sequence[tuple[Callable, list]], devices: Sequence[str], precision: Precision
 ) -> PartTime:
     """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
-    empty = _runner(_empty, functions[0][1], devices)
+    device, *others = devices
     longest, arguments = functions[-1]
-    once = time_in_turn([empty, _runner(longest, arguments, devices)], ROUGH).beyond_previous_ns[0]
+    empty = runner(_empty, arguments, device)
+    once = time_in_turn([empty, runner(longest, arguments, device)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
-    runners = [_runner(f, arguments, devices, copies) for f, arguments in functions]
-    timing = time_in_turn([empty, *runners], precision)
+    runners = [runner(f, arguments, device, copies) for f, arguments in functions]
+    with busy(others):
+        timing = time_in_turn([empty, *runners], precision)
     forward_ns, backward_ns, weight_gradient_ns = [
         *(time // copies for time in timing.beyond_previous_ns),
         *(0, 0),
@@ -170,24 +169,21 @@ def measure_update(
     """
     num_elements = max(1, num_bytes // 4)
     copies = NUM_COPIES if num_bytes <= SMALL_UPDATE_BYTES else 1
-    pairs = []
-    for device in devices:
-        with tf.device(device):
-            values = np.zeros(num_elements, "float32")
-            variables = [keras.Variable(values, name=f"measured_{n}") for n in range(copies)]
-            clone = type(optimizer).from_config(optimizer.get_config())
-            clone.build(variables)
-            pairs.append((clone, variables))
-    remaining = iter(pairs)
+    device, *others = devices
+    with tf.device(device):
+        values = np.zeros(num_elements, "float32")
+        variables = [keras.Variable(values, name=f"measured_{n}") for n in range(copies)]
+        clone = type(optimizer).from_config(optimizer.get_config())
+        clone.build(variables)
 
     def update(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        clone, variables = next(remaining)
         clone.apply(list(flat), variables)
         return []
 
-    arguments = _on_devices([np.ones(num_elements, "float32")] * copies, devices)
-    runners = [_runner(function, arguments, devices) for function in (_empty, update)]
-    timing = time_in_turn(runners, precision)
+    arguments = on_device([np.ones(num_elements, "float32")] * copies, device)
+    runners = [runner(function, arguments, device) for function in (_empty, update)]
+    with busy(others):
+        timing = time_in_turn(runners, precision)
     update_ns = timing.beyond_previous_ns[0] // copies
     return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
 
@@ -205,9 +201,11 @@ def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartT
         return run
 
     values = [tf.ones((1, 4)), tf.eye(4, 8), tf.zeros(8)]
-    arguments = _on_devices(values, devices)
-    runners = [_runner(chain(length), arguments, devices) for length in (1, 1 + NUM_CHAINED)]
-    timing = time_in_turn(runners, precision)
+    device, *others = devices
+    arguments = on_device(values, device)
+    runners = [runner(chain(length), arguments, device) for length in (1, 1 + NUM_CHAINED)]
+    with busy(others):
+        timing = time_in_turn(runners, precision)
     overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED
     return PartTime(overhead_ns, 0, timing.relative_spread, timing.num_runs)
 
@@ -276,55 +274,5 @@ def _weight_values(part: Part, random: np.random.Generator) -> list[Any]:
     return values
 
 
-def _on_devices(values: Sequence[Any], devices: Sequence[str]) -> list[list[tf.Tensor]]:
-    """A copy of all values for each device, each in memory of its own."""
-    result = []
-    for device in devices:
-        with tf.device(device):
-            result.append([tf.constant(np.array(value)) for value in values])
-    return result
-
-
 def _empty(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [tf.constant(0.0)]
-
-
-def _runner(
-    function: Callable[[Sequence[tf.Tensor]], list[Any]],
-    arguments: Sequence[Sequence[tf.Tensor]],
-    devices: Sequence[str],
-    copies: int = 1,
-) -> Callable[[], list[tf.Tensor]]:
-    """Runs `function` on every device at once, each on its own arguments; has run once.
-
-    It runs `copies` times, one after the other. All that it makes is returned, so that nothing is
-    pruned.
-    """
-    count = len(arguments[0])
-
-    def run(*flat: tf.Tensor) -> list[Any]:
-        made: list[Any] = []
-        for number, device in enumerate(devices):
-            own = flat[number * count : (number + 1) * count]
-            before: list[Any] = []
-            for _ in range(copies):
-                with tf.device(device):
-                    if before:
-                        # Only arguments wait: constants that did would be merged, into a cycle.
-                        with tf.control_dependencies(before):
-                            own = [tf.identity(tensor) for tensor in own]
-                    before = function(own)
-                made += before
-        return made
-
-    flat = [tensor for own in arguments for tensor in own]
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in flat]
-    concrete = tf.function(run, autograph=False).get_concrete_function(*specs)
-
-    def call() -> list[tf.Tensor]:
-        made = concrete(*flat)
-        sync_devices()
-        return made
-
-    call()
-    return call

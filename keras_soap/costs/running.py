@@ -1,0 +1,112 @@
+"""Runs functions on one device, as tasks of a step run, while the others compute.
+
+Logical CPUs share memory, its bandwidth and cores. So while one of them is timed the others
+multiply matrices, which is what most of a step is; and it computes in one thread only, since that
+threads of idle devices would help is for the simulator to say (`Device.pool`). GPUs have their own.
+"""
+
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_soap.topology.local import sync_devices
+
+LOAD_SIZE = 512
+"""Rows and columns of the matrices that others multiply: they stay in a core's own cache."""
+
+LOAD_PRODUCTS = 16
+"""In one call, which is some milliseconds: Python's threads seldom wait for each other."""
+
+
+def runner(
+    function: Callable[[Sequence[tf.Tensor]], list[Any]],
+    arguments: Sequence[tf.Tensor],
+    device: str,
+    copies: int = 1,
+) -> Callable[[], list[tf.Tensor]]:
+    """Runs `function` on the arguments, which are on `device`; has run once.
+
+    It runs `copies` times, one after the other. All that it makes is returned, so that nothing is
+    pruned.
+    """
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec(x.shape, x.dtype) for x in arguments]
+    )
+    def run(*given: tf.Tensor) -> list[Any]:
+        made: list[Any] = []
+        before: list[Any] = []
+        for _ in range(copies):
+            with tf.device(device):
+                if before:
+                    # Only arguments wait: constants that did would be merged, into a cycle.
+                    with tf.control_dependencies(before):
+                        given = tuple(tf.identity(tensor) for tensor in given)
+                before = function(given)
+            made += before
+        return made
+
+    concrete = run.get_concrete_function()
+
+    def call() -> list[tf.Tensor]:
+        made = concrete(*arguments)
+        sync_devices()
+        return made
+
+    def call_in_one_thread() -> list[tf.Tensor]:
+        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+            return concrete(*arguments)
+
+    if device.startswith("CPU"):
+        try:
+            call_in_one_thread()
+            return call_in_one_thread
+        except tf.errors.OpError:  # It cannot run everything; the usual executor can.
+            pass
+    call()
+    return call
+
+
+@contextlib.contextmanager
+def busy(devices: Sequence[str]) -> Iterator[None]:
+    """Keeps `devices` computing."""
+    if not devices:
+        yield
+        return
+    stop = threading.Event()
+    calls = [_load(device) for device in devices]
+
+    def work(call: Callable[[], object]) -> None:
+        while not stop.is_set():
+            call()
+
+    with concurrent.futures.ThreadPoolExecutor(len(devices)) as threads:
+        try:
+            working = [threads.submit(work, call) for call in calls]
+            yield
+        finally:
+            stop.set()
+        for of_device in working:
+            of_device.result()
+
+
+def _load(device: str) -> Callable[[], object]:
+    def products(given: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        (x,) = y = given
+        for _ in range(LOAD_PRODUCTS):
+            y = [tf.matmul(y[0], x)]
+        return [y[0][:1, :1]]
+
+    # Powers of the identity neither overflow nor vanish.
+    return runner(products, on_device([np.eye(LOAD_SIZE, dtype="float32")], device), device)
+
+
+def on_device(values: Sequence[Any], device: str) -> list[tf.Tensor]:
+    """Copies of the values on a device, in memory of their own."""
+    with tf.device(device):
+        return [tf.constant(np.array(value)) for value in values]
