@@ -19,7 +19,7 @@ from keras_soap.proto import device_topology_pb2 as pb
 from keras_soap.runtime import cluster
 from keras_soap.runtime.exchange import full_name
 from keras_soap.topology import local, proto_io
-from keras_soap.topology.device_topology import Connection, DeviceTopology
+from keras_soap.topology.device_topology import Connection, Device, DeviceTopology
 
 CARD = "card"
 """The connection of a host with the network, after `node0/`."""
@@ -67,7 +67,12 @@ def join(nodes: Sequence[DeviceTopology]) -> DeviceTopology:
     for number, node in enumerate(nodes):
         prefix = f"node{number}/"
         devices += [
-            dataclasses.replace(device, name=prefix + device.name, node=number)
+            dataclasses.replace(
+                device,
+                name=prefix + device.name,
+                node=number,
+                pool=device.pool and prefix + device.pool,
+            )
             for device in node.devices
         ]
         switches += [prefix + name for name in node.switches]
@@ -105,11 +110,7 @@ def with_inside(topology: DeviceTopology, measured: DeviceTopology) -> DeviceTop
     return dataclasses.replace(
         topology,
         devices=tuple(
-            dataclasses.replace(
-                device, task_overhead_ns=devices[device.name.partition("/")[2]].task_overhead_ns
-            )
-            if device.name.partition("/")[2] in devices
-            else device
+            _as_measured(device, devices.get(device.name.partition("/")[2]))
             for device in topology.devices
         ),
         connections=tuple(
@@ -144,3 +145,17 @@ def tensorflow_names(topology: DeviceTopology) -> list[str]:
         node, _, name = device.name.partition("/")
         names.append(full_name(name, int(node.removeprefix("node"))))
     return names
+
+
+def _as_measured(device: Device, measured: Device | None) -> Device:
+    """A device of a client, like one of the same name that was measured, if one was."""
+    if measured is None:
+        return device
+    prefix = device.name.partition("/")[0] + "/"
+    return dataclasses.replace(
+        measured,
+        name=device.name,
+        node=device.node,
+        memory_bytes=device.memory_bytes,
+        pool=measured.pool and prefix + measured.pool,
+    )

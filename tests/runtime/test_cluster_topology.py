@@ -63,6 +63,14 @@ def test_what_was_measured_inside_one_host_holds_for_all():
     assert found.source == "measured"
 
 
+def test_hosts_share_no_cores():
+    shares = [dataclasses.replace(d, pool="cores", pool_size=2) for d in HOST.devices]
+    measured = dataclasses.replace(HOST, devices=tuple(shares))
+    for found in (join([measured, measured]), with_inside(join([HOST, HOST]), measured)):
+        assert found.compute == (0, 0, 2, 2)
+        assert found.capacity[:4].tolist() == [2] * 4
+
+
 @pytest.mark.parametrize(("latency_ns", "bandwidth"), [(5e4, 1.2e9), (2e6, 3e7)])
 def test_the_network_is_fitted_to_its_times(latency_ns, bandwidth):
     sizes = measured_network.SIZES_BYTES
