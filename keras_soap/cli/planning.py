@@ -12,6 +12,7 @@ from keras_soap.cli.quiet import quiet
 from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.costs.measure import at_once
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.topology.device_topology import DeviceTopology
@@ -80,7 +81,8 @@ def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProbl
     training = values.mode == "training"
     graph = load_graph(values.model, values.batch_size, training, values.time_chunk)
     if values.topology.partition(":")[0] == "local":
-        here = environment.describe([device.name for device in topology.devices])
+        names = [device.name for device in topology.devices]
+        here = environment.describe(names[: at_once(topology)])
     else:
         here = environment.software_versions()
     model = getattr(profile, "device_model", None)

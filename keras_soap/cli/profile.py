@@ -78,7 +78,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         from keras_soap.runtime import cluster, cluster_topology
         from keras_soap.runtime.devices import use_logical_cpus
         from keras_soap.runtime.measured_network import measure_network
-        from keras_soap.runtime.measured_topology import measure_topology
+        from keras_soap.runtime.measured_topology import measure_topology, with_pool
         from keras_soap.runtime.measuring import measure_all
         from keras_soap.tasks.lowering import Lowering
         from keras_soap.topology.local import local_topology
@@ -87,7 +87,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
             use_logical_cpus(values.num_devices)
             _set_threads(tf, values.num_devices)
         client = cluster.join_cluster()
-    topology = local_topology()
+    topology = with_pool(local_topology())
     precision = Precision(seconds=values.part_seconds)
     if values.topology_out:
         _say("Measuring connections of " + ", ".join(device.name for device in topology.devices))

@@ -14,7 +14,7 @@ from keras_soap.capture.model import capture
 from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
-from keras_soap.costs.measure import MeasuredProfile
+from keras_soap.costs.measure import MeasuredProfile, at_once
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ClusterError, ExecutionError, StrategyError
 from keras_soap.objective import Objective
@@ -23,7 +23,7 @@ from keras_soap.runtime import agreement, cluster, cluster_topology, layouts
 from keras_soap.runtime.cluster_spec import from_environment
 from keras_soap.runtime.functions import StepFunctions
 from keras_soap.runtime.measured_network import measure_network
-from keras_soap.runtime.measured_topology import measure_topology
+from keras_soap.runtime.measured_topology import measure_topology, with_pool
 from keras_soap.runtime.measuring import measure_all
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
@@ -291,7 +291,7 @@ class SoapStrategy(keras.callbacks.Callback):
                     measured, _ = measure_topology(local_topology())
                     self._topology = cluster_topology.with_inside(self.topology, measured)
             # Of several clients, client 0 measures for all.
-            here = self.topology if cluster.current() is None else local_topology()
+            here = self.topology if cluster.current() is None else with_pool(local_topology())
             profile = MeasuredProfile(step.model, here, self.model.optimizer)
             if self._searches:
                 measure_all(profile, lowering, self.topology, self._dims, self._verbose > 0)
@@ -299,7 +299,8 @@ class SoapStrategy(keras.callbacks.Callback):
         if not isinstance(asked, (str, os.PathLike)):
             return asked
         table = cost_io.load(asked)
-        here = environment.describe([device.name for device in self.topology.devices])
+        names = [device.name for device in self.topology.devices]
+        here = environment.describe(names[: at_once(self.topology)])
         for reason in fitting.misfits(table, lowering.graph, here):
             logging.warning("profile=%r %s", os.fspath(asked), reason)
         return table
