@@ -81,8 +81,10 @@ def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProbl
     training = values.mode == "training"
     graph = load_graph(values.model, values.batch_size, training, values.time_chunk)
     if values.topology.partition(":")[0] == "local":
+        from keras_soap.runtime.measured_topology import with_pool
+
         names = [device.name for device in topology.devices]
-        here = environment.describe(names[: at_once(topology)])
+        here = environment.describe(names[: at_once(with_pool(topology))])
     else:
         here = environment.software_versions()
     model = getattr(profile, "device_model", None)

@@ -1,8 +1,9 @@
 """Runs functions on one device, as tasks of a step run, while the others compute.
 
-Logical CPUs share memory, its bandwidth and cores. So while one of them is timed the others
-multiply matrices, which is what most of a step is; and it computes in one thread only, since that
-threads of idle devices would help is for the simulator to say (`Device.pool`). GPUs have their own.
+Logical CPUs share memory, its bandwidth and cores. So while one of them is timed the others do what
+a step is made of: they multiply matrices, and go through memory. And it computes in one thread
+only, since that threads of idle devices would help is for the simulator to say (`Device.pool`).
+GPUs have memory and cores of their own.
 """
 
 import concurrent.futures
@@ -19,7 +20,11 @@ from keras_soap.topology.local import sync_devices
 LOAD_SIZE = 512
 """Rows and columns of the matrices that others multiply: they stay in a core's own cache."""
 
-LOAD_PRODUCTS = 16
+LOAD_BYTES = 2**24
+"""Of the tensor that they go through, which does not stay there. One product and two passes over it
+took about the same time."""
+
+LOAD_ROUNDS = 4
 """In one call, which is some milliseconds: Python's threads seldom wait for each other."""
 
 
@@ -96,14 +101,21 @@ def busy(devices: Sequence[str]) -> Iterator[None]:
 
 
 def _load(device: str) -> Callable[[], object]:
-    def products(given: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        (x,) = y = given
-        for _ in range(LOAD_PRODUCTS):
-            y = [tf.matmul(y[0], x)]
-        return [y[0][:1, :1]]
+    def rounds(given: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        matrix, large = given
+        product = matrix
+        for _ in range(LOAD_ROUNDS):
+            product = tf.matmul(product, matrix)
+            # One after the other, so that it is half of the time and not of the threads.
+            with tf.control_dependencies([product]):
+                large = tf.negative(tf.negative(large))
+            with tf.control_dependencies([large]):
+                product = tf.identity(product)
+        return [product[:1, :1], large[:1]]
 
     # Powers of the identity neither overflow nor vanish.
-    return runner(products, on_device([np.eye(LOAD_SIZE, dtype="float32")], device), device)
+    values = [np.eye(LOAD_SIZE, dtype="float32"), np.ones(LOAD_BYTES // 4, "float32")]
+    return runner(rounds, on_device(values, device), device)
 
 
 def on_device(values: Sequence[Any], device: str) -> list[tf.Tensor]:

@@ -300,7 +300,7 @@ class SoapStrategy(keras.callbacks.Callback):
             return asked
         table = cost_io.load(asked)
         names = [device.name for device in self.topology.devices]
-        here = environment.describe(names[: at_once(self.topology)])
+        here = environment.describe(names[: at_once(with_pool(self.topology))])
         for reason in fitting.misfits(table, lowering.graph, here):
             logging.warning("profile=%r %s", os.fspath(asked), reason)
         return table
