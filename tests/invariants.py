@@ -51,14 +51,15 @@ def check(graph: TaskGraph, timeline: Timeline) -> None:
         assert start[task] == ready[task] or any(end[o] == start[task] for o in busy), "idle"
 
 
-def check_links(graph: TaskGraph) -> None:
-    """Asserts that computation holds one device, and communication links only."""
+def check_links(graph: TaskGraph, share_cores: bool = False) -> None:
+    """Asserts that computation holds one device, and communication links (and cores that copy)."""
     for task in range(graph.num_tasks):
         resources = held(graph, task)
         if graph.kind[task] < TaskKind.TRANSFER:
             assert len(resources) == 1
             assert resources[0] < graph.num_devices
         else:
-            assert resources
-            assert min(resources) >= graph.num_devices
+            copies = [r for r in resources if r < graph.num_devices]
+            assert len(resources) > len(copies)
+            assert not copies or share_cores, "only shared cores copy"
             assert len(set(resources)) == len(resources)

@@ -202,8 +202,11 @@ def restore(machine, model, state, cut, position):
             )
             for k in range(first, last):
                 link = ints[k]
-                resource[1, link] += end - time - resource[0, link]
-                resource[0, link] = end
+                place = link
+                if link < machine.num_devices:
+                    place = _place(resource[0], link, machine.capacity, machine.spare)
+                resource[1, link] += end - time - resource[0, place]
+                resource[0, place] = end
     size = 0
     used = state.scalar[LOG_USED]
     for chunk in range(position // LOG_CHUNK, (used + LOG_CHUNK - 1) // LOG_CHUNK):
@@ -448,13 +451,20 @@ def _simulate(
             first, last = _links(route_offsets, num_devices, ints, kind, held, links)
             start = ready
             for k in range(first, last):
-                start = max(start, free[ints[k]])
+                place = ints[k]
+                if place < num_devices:  # the cores that copy
+                    place = _place(free, place, capacity, spare)
+                start = max(start, free[place])
             end = start + time
             for k in range(first, last):
                 link = ints[k]
-                idle[link] += start - free[link]
-                late = late or load[link] + idle[link] > limit
-                free[link] = end
+                place = link
+                if link < num_devices:
+                    place = _place(free, link, capacity, spare)
+                idle[link] += start - free[place]
+                busy = load[link] + idle[link]
+                late = late or (busy > limit and -(-busy // capacity[link]) > limit)
+                free[place] = end
         if late or end + after > limit:
             scalar[TASKS_SIMULATED] += position - start_position + 1
             return False

@@ -1,5 +1,7 @@
 """The machine and the operator graph as the kernel sees them; made once for each simulator."""
 
+import math
+
 import numpy as np
 
 from keras_soap.graph.operator_graph import dtype_bytes
@@ -59,6 +61,7 @@ def make_machine(costs: Costs) -> tuple[Machine, np.ndarray]:
             if source != destination:
                 route = topology.route(source, destination)
                 links.extend(count + link for link in route.links)
+                links.extend(topology.movers([source]))
                 kind = (route.latency_ns, route.bandwidth_bytes_per_s)
                 route_class[at] = classes.setdefault(kind, len(classes))
             offsets[at + 1] = len(links)
@@ -66,6 +69,9 @@ def make_machine(costs: Costs) -> tuple[Machine, np.ndarray]:
     link_class = np.zeros(count + len(topology.links), np.int32)
     for number, link in enumerate(topology.links):
         link_class[count + number] = speeds.setdefault(link.bandwidth_bytes_per_s, len(speeds))
+    if any(device.pool for device in topology.devices):
+        # What copies is held with the links, and never slower than they are.
+        link_class[:count] = speeds.setdefault(math.inf, len(speeds))
     assert len(speeds) <= MAX_LINK_CLASSES, "more kinds of links than the kernel has room for"
     machine = Machine(
         count,

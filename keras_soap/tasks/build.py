@@ -122,6 +122,7 @@ class _Builder:
             return after
         route = self.topology.route(source, destination)
         links = [self.topology.num_devices + link for link in route.links]
+        links += self.topology.movers([source])
         time_ns = route.time_ns(num_bytes)
         return self._add(
             kind, operator, part, time_ns, links, [after], source, destination, num_bytes
@@ -140,6 +141,7 @@ class _Builder:
     ) -> int:
         cost = all_reduce.cost(self.topology, devices, num_elements, element_bytes, gathers)
         links = [self.topology.num_devices + link for link in cost.links]
+        links += self.topology.movers(devices)
         return self._add(
             kind, operator, group, cost.time_ns, links, after, num_bytes=cost.num_bytes
         )

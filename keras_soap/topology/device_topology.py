@@ -8,6 +8,7 @@
 import functools
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +160,13 @@ class DeviceTopology:
             first.setdefault(device.pool, number) if device.pool else number
             for number, device in enumerate(self.devices)
         )
+
+    def movers(self, sources: Sequence[int]) -> list[int]:
+        """What transfers from these devices hold beside links, ascending.
+
+        Devices that share cores have no engines for copies: the cores copy.
+        """
+        return sorted({self.compute[source] for source in sources if self.devices[source].pool})
 
     @functools.cached_property
     def capacity(self) -> np.ndarray:

@@ -183,10 +183,21 @@ def test_tasks_only_wait_for_tasks_before_them(seed):
 
 @seeds
 def test_communication_holds_links_and_computation_devices(seed):
-    graph = build(*problem(seed))
-    invariants.check_links(graph)
+    costs, strategy = problem(seed)
+    graph = build(costs, strategy)
+    invariants.check_links(graph, any(device.pool for device in costs.topology.devices))
     quiet = [not TaskKind(kind).is_communication for kind in graph.kind.tolist()]
     assert not graph.num_bytes[quiet].any()
+
+
+@seeds
+def test_where_cores_are_shared_they_copy(seed):
+    costs, strategy = problem(seed)
+    graph, topology = build(costs, strategy), costs.topology
+    for task in np.flatnonzero(graph.source >= 0).tolist():
+        source = int(graph.source[task])
+        cores = [r for r in invariants.held(graph, task) if r < graph.num_devices]
+        assert cores == ([topology.compute[source]] if topology.devices[source].pool else [])
 
 
 @seeds
