@@ -180,7 +180,7 @@ def predict(topology: DeviceTopology, measured: LinkTime) -> int:
     if measured.kind == "copy":
         return topology.route(0, 1).time_ns(measured.num_bytes)
     devices = list(range(topology.num_devices))
-    return all_reduce.cost(topology, devices, measured.num_bytes // 4, 4).time_ns
+    return all_reduce.plan(topology, devices, measured.num_bytes // 4, 4).time_ns
 
 
 def _with_links(topology: DeviceTopology, latency_ns: float, bandwidth: float) -> DeviceTopology:

@@ -138,7 +138,7 @@ class _Builder:
         after: Sequence[int],
         gathers: bool = False,
     ) -> int:
-        cost = all_reduce.cost(self.topology, devices, num_elements, element_bytes, gathers)
+        cost = all_reduce.plan(self.topology, devices, num_elements, element_bytes, gathers)
         links = [self.topology.num_devices + link for link in cost.links]
         return self._add(
             kind, operator, group, cost.time_ns, links, after, num_bytes=cost.num_bytes
