@@ -168,7 +168,10 @@ def _across(machine, state, begins, num_nodes, num_chunks, way, used, found, at)
     latency = 0
     for chunk in range(num_chunks):
         for here in range(num_nodes):
-            first, size = devices[begins + here], devices[begins + here + 1] - devices[begins + here]
+            first, size = (
+                devices[begins + here],
+                devices[begins + here + 1] - devices[begins + here],
+            )
             a = devices[first + chunk % size]
             for step in range(1, num_nodes if way == NODES_DIRECT else 2):
                 there = begins + (here + step) % num_nodes
@@ -264,7 +267,9 @@ def _time_ns(machine, summary, count, way, elements, element_bytes):
     num_nodes, num_chunks = summary[0], summary[1]
     num_bytes = elements * element_bytes
     if way == RING:
-        return _phase_ns(machine, summary, 0, 2 * (count - 1), -(-elements // count) * element_bytes)
+        return _phase_ns(
+            machine, summary, 0, 2 * (count - 1), -(-elements // count) * element_bytes
+        )
     if way == DIRECT:
         return _phase_ns(machine, summary, 0, 1, num_bytes)
     if way == NODES_GATHER:
