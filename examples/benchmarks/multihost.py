@@ -6,8 +6,9 @@
 Both strategies train the network for some steps. Predicted: the step time, from the profile that
 `--profile` says, the bytes that it moves between devices, and those of them that go from one host
 to another. Measured: the median of the step times, and the bytes that one step sends between hosts,
-as it was traced: those predicted, and what every host is told of losses and metrics. On one machine the clients
-share its cores and its loopback interface: it shows that it runs, not how fast hosts are.
+as it was traced: those predicted, and what every host is told of losses and metrics. On one machine
+the clients share its cores and its loopback interface: it shows that it runs, not how fast hosts
+are.
 """
 
 import dataclasses
