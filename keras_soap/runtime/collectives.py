@@ -3,7 +3,7 @@
 1. The moves are those of the plan, round by round, and nothing else moves.
 2. Every device ends with bit-identical results: all reduce in the order of ranks, or receive what
    one of them has reduced.
-3. Tensors are cut and joined where the rounds ask for it: one operation for each chunk and round.
+3. Tensors are cut once for each phase, and joined where a later one asks for larger chunks.
 """
 
 import functools
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from keras_soap.runtime.exchange import client_of, host_of, hosts, is_here, move, on
-from keras_soap.tasks.all_reduce import Plan, plan
+from keras_soap.tasks.all_reduce import Plan, Round, plan
 from keras_soap.topology.device_topology import DeviceTopology
 
 REDUCTIONS: dict[str, Callable[[Sequence[tf.Tensor]], tf.Tensor]] = {
@@ -82,26 +82,13 @@ class Reductions:
             _Pieces(tensor, device, num_elements)
             for tensor, device in zip(tensors, devices, strict=True)
         ]
-        for each in plan.rounds():
-            for step in each.moves:
+        for phase in plan.phases:
+            rounds = list(phase.rounds())
+            for step in itertools.chain.from_iterable(each.moves for each in rounds):
                 held[step.source].cut(step.start, step.stop)
                 held[step.destination].cut(step.start, step.stop)
-            arrived: dict[tuple[int, int, int], dict[int, tf.Tensor]] = {}
-            for step in each.moves:
-                piece = held[step.source].read(step.start, step.stop)
-                at = step.destination, step.start, step.stop
-                arrived.setdefault(at, {})[step.source] = move(
-                    piece, devices[step.source], devices[step.destination]
-                )
-            for (rank, start, stop), by_rank in arrived.items():
-                if each.adds:
-                    by_rank[rank] = held[rank].read(start, stop)
-                    pieces = [by_rank[source] for source in sorted(by_rank)]
-                    with on(devices[rank]):
-                        piece = combine(pieces)
-                else:
-                    (piece,) = by_rank.values()
-                held[rank].write(start, stop, piece)
+            for each in rounds:
+                _run(each, held, devices, combine)
         return [pieces.whole() for pieces in held]
 
     def gather_slices(
@@ -156,22 +143,22 @@ class _Pieces:
         self._cuts: set[int] = set()
 
     def cut(self, start: int, stop: int) -> None:
-        """Notes that a span is about to be read or written."""
+        """Notes that a span will be read or written, so that all cuts are made at once."""
         self._cuts |= {start, stop}
 
     def read(self, start: int, stop: int) -> tf.Tensor:
         """The elements of a span that was noted."""
-        self._apply_cuts()
-        spans = [span for span in self._pieces if start <= span[0] and span[1] <= stop]
+        spans = self._spans(start, stop)
         if len(spans) > 1:
-            pieces = [self._pieces.pop(span) for span in sorted(spans)]
+            pieces = [self._pieces.pop(span) for span in spans]
             with on(self._device):
                 self._pieces[start, stop] = tf.concat(pieces, 0)
         return self._pieces[start, stop]
 
     def write(self, start: int, stop: int, piece: tf.Tensor) -> None:
-        """Replaces the elements of a span that was read, or noted."""
-        self.read(start, stop)
+        """Replaces the elements of a span that was noted."""
+        for span in self._spans(start, stop):
+            del self._pieces[span]
         self._pieces[start, stop] = piece
 
     def whole(self) -> tf.Tensor:
@@ -183,6 +170,11 @@ class _Pieces:
         with on(self._device):
             return tf.reshape(piece, self._shape)
 
+    def _spans(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The pieces that make up a span, after what is to be cut is cut."""
+        self._apply_cuts()
+        return sorted(s for s in self._pieces if start <= s[0] and s[1] <= stop)
+
     def _apply_cuts(self) -> None:
         cuts, self._cuts = sorted(self._cuts), set()
         for start, stop in list(self._pieces) if cuts else []:
@@ -193,6 +185,38 @@ class _Pieces:
                     flat = tf.reshape(self._pieces.pop((start, stop)), [-1])
                     parts = tf.split(flat, sizes)
                 self._pieces |= dict(zip(itertools.pairwise(inner), parts, strict=True))
+
+
+def _run(
+    each: Round,
+    held: Sequence[_Pieces],
+    devices: Sequence[str],
+    combine: Callable[[Sequence[tf.Tensor]], tf.Tensor],
+) -> None:
+    """Executes a round of a reduction.
+
+    Args:
+        each: The round.
+        held: What each rank has, where its phase is cut already.
+        devices: Of ranks.
+        combine: What adds.
+    """
+    arrived: dict[tuple[int, int, int], dict[int, tf.Tensor]] = {}
+    for step in each.moves:
+        piece = held[step.source].read(step.start, step.stop)
+        at = step.destination, step.start, step.stop
+        arrived.setdefault(at, {})[step.source] = move(
+            piece, devices[step.source], devices[step.destination]
+        )
+    for (rank, start, stop), by_rank in arrived.items():
+        if each.adds:
+            by_rank[rank] = held[rank].read(start, stop)
+            pieces = [by_rank[source] for source in sorted(by_rank)]
+            with on(devices[rank]):
+                piece = combine(pieces)
+        else:
+            (piece,) = by_rank.values()
+        held[rank].write(start, stop, piece)
 
 
 def join_slices(slices: Sequence[tf.IndexedSlices]) -> tf.IndexedSlices:
