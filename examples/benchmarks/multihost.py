@@ -4,9 +4,11 @@
         examples/benchmarks/multihost.py --model=alexnet --json_out=multihost.json
 
 Both strategies train the network for some steps. Predicted: the step time, from the profile that
-`--profile` says, and the bytes that it moves between devices. Measured: the median of the step
-times, and the bytes that one step sends between hosts, as it was traced. On one machine the clients
-share its cores and its loopback interface: it shows that it runs, not how fast hosts are.
+`--profile` says, the bytes that it moves between devices, and those of them that go from one host
+to another. Measured: the median of the step times, and the bytes that one step sends between hosts,
+as it was traced: those predicted, and what every host is told of losses and metrics. On one machine
+the clients share its cores and its loopback interface: it shows that it runs, not how fast hosts
+are.
 """
 
 import dataclasses
@@ -49,6 +51,7 @@ def run(method: str) -> dict[str, Any]:
     import keras_soap
     from keras_soap.objective import Objective
     from keras_soap.runtime import cluster
+    from keras_soap.tasks.build import pair_bytes
 
     benchmark = importlib.import_module(_MODEL.value).BENCHMARK
     sizes = benchmark.presets[_PRESET.value]
@@ -78,10 +81,15 @@ def run(method: str) -> dict[str, Any]:
     )
     # Only client 0 has the profile that was searched with; all predict, so that all go on alike.
     predicted = Objective(soap.costs).evaluate(soap.strategy)
+    node = [device.node for device in soap.topology.devices]
+    moved = pair_bytes(soap.costs, soap.strategy)
     ours = cluster.current()
     return {
         "predicted_step_time_ms": predicted.step_time_ns / 1e6,
         "predicted_bytes_between_devices": predicted.communication_bytes,
+        "predicted_bytes_between_hosts": sum(
+            size for (a, b), size in moved.items() if node[a] != node[b]
+        ),
         "measured_step_time_ms": statistics.median(times_ns[WARMUP_STEPS:]) / 1e6,
         "bytes_between_hosts": ours.bytes_between["a training step"] if ours else 0,
         "loss": history.history["loss"][-1],
@@ -105,13 +113,15 @@ def main(argv: list[str]) -> None:
     if client:
         return
     print(f"{_MODEL.value} on {cluster.num_clients()} clients, {_PROFILE.value} costs")
-    print(f"{'':<15}{'predicted':>12}{'measured':>12}{'between devices':>18}{'between hosts':>16}")
+    print(f"{'':<15}{'time of a step':>24}{'bytes between':>20}{'bytes between hosts':>28}")
+    print(f"{'':<15}{'predicted':>12}{'measured':>12}{'devices':>20}{'predicted':>14}{'sent':>14}")
     for name, figures in found.items():
         print(
             f"{name:<15}{figures['predicted_step_time_ms']:>9.2f} ms"
             f"{figures['measured_step_time_ms']:>9.2f} ms"
-            f"{figures['predicted_bytes_between_devices'] / 2**20:>14.3f} MiB"
-            f"{figures['bytes_between_hosts'] / 2**20:>12.3f} MiB"
+            f"{figures['predicted_bytes_between_devices']:>20,}"
+            f"{figures['predicted_bytes_between_hosts']:>14,}"
+            f"{figures['bytes_between_hosts']:>14,}"
         )
     if _JSON_OUT.value:
         Path(_JSON_OUT.value).write_text(json.dumps(found, indent=2) + "\n")

@@ -50,11 +50,18 @@ def everyone() -> DeviceTopology:
     """The devices of all clients, joined by a network."""
     ours = cluster.current()
     assert ours is not None
-    mine = text_format.MessageToString(proto_io.to_proto(local.local_topology()))
-    texts = ours.meet("devices", mine)
-    return join(
-        [proto_io.from_proto(text_format.Parse(text, pb.DeviceTopology())) for text in texts]
-    )
+    texts = ours.meet("devices", to_text(local.local_topology()))
+    return join([from_text(text) for text in texts])
+
+
+def to_text(topology: DeviceTopology) -> str:
+    """A topology, to be handed to other clients."""
+    return text_format.MessageToString(proto_io.to_proto(topology))
+
+
+def from_text(text: str) -> DeviceTopology:
+    """The topology that another client has handed out."""
+    return proto_io.from_proto(text_format.Parse(text, pb.DeviceTopology()))
 
 
 def join(nodes: Sequence[DeviceTopology]) -> DeviceTopology:

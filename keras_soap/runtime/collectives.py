@@ -1,20 +1,22 @@
 """Runs the reductions of `tasks.all_reduce` inside a multi-device function.
 
-1. On one host, all devices reduce as `tasks.all_reduce` says.
-2. Over several, the devices of each host reduce, then those of different hosts among
-   themselves, which hand the result on to the others of their host.
-
-Every device ends with bit-identical results: all add in the order of ranks, or receive the sum that
-one of them made.
+1. The moves are those of the plan, round by round, and nothing else moves.
+2. Every device ends with bit-identical results: all reduce in the order of ranks, or receive what
+   one of them has reduced.
+3. Tensors are cut once for each phase, and joined where a later one asks for larger chunks.
 """
 
+import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import tensorflow as tf
 
 from keras_soap.runtime.exchange import client_of, host_of, hosts, is_here, move, on
-from keras_soap.tasks.all_reduce import chunk, is_direct, rounds
+from keras_soap.tasks.all_reduce import Plan, Round, plan
+from keras_soap.topology.device_topology import DeviceTopology
 
 REDUCTIONS: dict[str, Callable[[Sequence[tf.Tensor]], tf.Tensor]] = {
     # Not add_n, which starts from whichever tensor it may overwrite: sums would differ by device.
@@ -51,136 +53,170 @@ def on_host(tensor: tf.Tensor, source: str) -> tf.Tensor:
     return move(copy, device, host_of(device))
 
 
-def reduce(
-    tensors: Sequence[tf.Tensor], devices: Sequence[str], reduction: str = "sum"
-) -> list[tf.Tensor]:
-    """All-reduce: what each device has of the whole, for tensors of equal shape.
+@dataclass(frozen=True)
+class Reductions:
+    """Reductions among devices of a topology, by the rounds of `tasks.all_reduce.plan`.
+
+    Attributes:
+        topology: The machine.
+        device_names: TensorFlow's names of its devices.
+    """
+
+    topology: DeviceTopology
+    device_names: Sequence[str]
+
+    def reduce(
+        self, tensors: Sequence[tf.Tensor], devices: Sequence[str], reduction: str = "sum"
+    ) -> list[tf.Tensor]:
+        """All-reduce: what each device has of the whole, for tensors of equal shape.
+
+        Args:
+            tensors: One on each of `devices`.
+            devices: Names of different devices, in the order of their numbers.
+            reduction: `"sum"` or `"max"`.
+        """
+        combine = REDUCTIONS[reduction]
+        num_elements = tensors[0].shape.num_elements()
+        plan = self._plan(devices, num_elements, tensors[0].dtype.size)
+        held = [
+            _Pieces(tensor, device, num_elements)
+            for tensor, device in zip(tensors, devices, strict=True)
+        ]
+        for phase in plan.phases:
+            rounds = list(phase.rounds())
+            for step in itertools.chain.from_iterable(each.moves for each in rounds):
+                held[step.source].cut(step.start, step.stop)
+                held[step.destination].cut(step.start, step.stop)
+            for each in rounds:
+                _run(each, held, devices, combine)
+        return [pieces.whole() for pieces in held]
+
+    def gather_slices(
+        self, slices: Sequence[tf.IndexedSlices], devices: Sequence[str]
+    ) -> list[tf.IndexedSlices]:
+        """All rows of sparse gradients, on each device, in the order of ranks."""
+        values, indices = slices[0].values, slices[0].indices
+        # Where it is not known how many rows there are, they count as one.
+        num_rows = values.shape[0] or 1
+        row_bytes = math.prod(values.shape[1:]) * values.dtype.size + indices.dtype.size
+        plan = self._plan(devices, num_rows, row_bytes, gathers=True)
+        held = [{rank: own} for rank, own in enumerate(slices)]
+        for each in plan.rounds():
+            for step in each.moves:
+                owner = step.start // num_rows
+                sent = held[step.source][owner]
+                way = devices[step.source], devices[step.destination]
+                shape = slices[step.destination].dense_shape  # Which is there.
+                held[step.destination][owner] = tf.IndexedSlices(
+                    move(sent.values, *way), move(sent.indices, *way), shape
+                )
+        result = []
+        for by_rank, device in zip(held, devices, strict=True):
+            with on(device):
+                result.append(join_slices([by_rank[rank] for rank in sorted(by_rank)]))
+        return result
+
+    def _plan(
+        self, devices: Sequence[str], num_elements: int, element_bytes: int, gathers: bool = False
+    ) -> Plan:
+        numbers = [self._numbers[device] for device in devices]
+        return plan(self.topology, numbers, num_elements, element_bytes, gathers)
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.device_names)}
+
+
+class _Pieces:
+    """A tensor on a device, in pieces: cut and joined only where rounds ask for it.
 
     Args:
-        tensors: One on each of `devices`.
-        devices: Names of different devices, in the order of their numbers.
-        reduction: `"sum"` or `"max"`.
+        tensor: The whole.
+        device: Where it is.
+        num_elements: Of the whole; spans [start, stop) count them.
     """
-    if len(tensors) == 1:
-        return list(tensors)
-    members: dict[int, list[int]] = {}
-    for position, device in enumerate(devices):
-        members.setdefault(client_of(device), []).append(position)
-    if 1 < len(members) < len(devices):
-        return _hierarchical(tensors, devices, list(members.values()), reduction)
-    combine = REDUCTIONS[reduction]
-    num_elements = tensors[0].shape.num_elements()
-    if is_direct(len(tensors), num_elements * tensors[0].dtype.size):
-        return [
-            _on(
-                device,
-                combine,
-                [_moved(t, source, device) for t, source in zip(tensors, devices, strict=True)],
-            )
-            for device in devices
-        ]
-    return _ring(tensors, devices, combine)
+
+    def __init__(self, tensor: tf.Tensor, device: str, num_elements: int):
+        self._shape = tensor.shape
+        self._device = device
+        self._pieces: dict[tuple[int, int], tf.Tensor] = {(0, num_elements): tensor}
+        self._cuts: set[int] = set()
+
+    def cut(self, start: int, stop: int) -> None:
+        """Notes that a span will be read or written, so that all cuts are made at once."""
+        self._cuts |= {start, stop}
+
+    def read(self, start: int, stop: int) -> tf.Tensor:
+        """The elements of a span that was noted."""
+        spans = self._spans(start, stop)
+        if len(spans) > 1:
+            pieces = [self._pieces.pop(span) for span in spans]
+            with on(self._device):
+                self._pieces[start, stop] = tf.concat(pieces, 0)
+        return self._pieces[start, stop]
+
+    def write(self, start: int, stop: int, piece: tf.Tensor) -> None:
+        """Replaces the elements of a span that was noted."""
+        for span in self._spans(start, stop):
+            del self._pieces[span]
+        self._pieces[start, stop] = piece
+
+    def whole(self) -> tf.Tensor:
+        """The tensor, in its shape."""
+        num_elements = max(stop for _, stop in self._pieces)
+        piece = self.read(0, num_elements)
+        if piece.shape == self._shape:
+            return piece
+        with on(self._device):
+            return tf.reshape(piece, self._shape)
+
+    def _spans(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The pieces that make up a span, after what is to be cut is cut."""
+        self._apply_cuts()
+        return sorted(s for s in self._pieces if start <= s[0] and s[1] <= stop)
+
+    def _apply_cuts(self) -> None:
+        cuts, self._cuts = sorted(self._cuts), set()
+        for start, stop in list(self._pieces) if cuts else []:
+            inner = [start, *(cut for cut in cuts if start < cut < stop), stop]
+            if len(inner) > 2:
+                sizes = [b - a for a, b in itertools.pairwise(inner)]
+                with on(self._device):
+                    flat = tf.reshape(self._pieces.pop((start, stop)), [-1])
+                    parts = tf.split(flat, sizes)
+                self._pieces |= dict(zip(itertools.pairwise(inner), parts, strict=True))
 
 
-def _hierarchical(
-    tensors: Sequence[tf.Tensor],
+def _run(
+    each: Round,
+    held: Sequence[_Pieces],
     devices: Sequence[str],
-    members: Sequence[Sequence[int]],
-    reduction: str,
-) -> list[tf.Tensor]:
-    """Inside each host, then across hosts, then back.
-
-    Each device of a host has a share of the work: a chunk of the value, which it reduces inside its
-    host, then with the devices of the other hosts that have the same chunk. Small values, and hosts
-    with unequal numbers of devices, have one chunk.
+    combine: Callable[[Sequence[tf.Tensor]], tf.Tensor],
+) -> None:
+    """Executes a round of a reduction.
 
     Args:
-        tensors: One on each of `devices`.
-        devices: Of several hosts.
-        members: For each host, the positions of its devices.
-        reduction: As in `reduce`.
+        each: The round.
+        held: What each rank has, where its phase is cut already.
+        devices: Of ranks.
+        combine: What adds.
     """
-    shape, dtype = tensors[0].shape, tensors[0].dtype
-    num_elements = shape.num_elements()
-    ranks = min(len(positions) for positions in members)
-    is_small = is_direct(len(tensors), num_elements * dtype.size)
-    if is_small or any(len(positions) != ranks for positions in members):
-        ranks = 1
-    sizes = [stop - start for start, stop in (chunk(r, ranks, num_elements) for r in range(ranks))]
-    chunks = [
-        _on(device, lambda t: tf.split(tf.reshape(t, [-1]), sizes), tensor)
-        for tensor, device in zip(tensors, devices, strict=True)
-    ]
-    reduced: list[list[tf.Tensor]] = [[] for _ in devices]
-    for rank in range(ranks):
-        owners = [devices[positions[rank]] for positions in members]
-        inside = []
-        for positions, owner in zip(members, owners, strict=True):
-            arrived = [_moved(chunks[p][rank], devices[p], owner) for p in positions]
-            inside.append(
-                arrived[0] if len(arrived) == 1 else _on(owner, REDUCTIONS[reduction], arrived)
-            )
-        across = reduce(inside, owners, reduction)
-        for positions, owner, value in zip(members, owners, across, strict=True):
-            for position in positions:
-                reduced[position].append(_moved(value, owner, devices[position]))
-    return [
-        _on(device, lambda pieces: tf.reshape(tf.concat(pieces, 0), shape), pieces)
-        for device, pieces in zip(devices, reduced, strict=True)
-    ]
-
-
-def _moved(tensor: tf.Tensor, source: str, device: str) -> tf.Tensor:
-    return tensor if source == device else move(tensor, source, device)
-
-
-def _ring(
-    tensors: Sequence[tf.Tensor], devices: Sequence[str], combine: Callable[..., tf.Tensor]
-) -> list[tf.Tensor]:
-    ranks = len(devices)
-    shape, dtype = tensors[0].shape, tensors[0].dtype
-    num_elements = shape.num_elements()
-    sizes = [
-        stop - start for start, stop in (chunk(rank, ranks, num_elements) for rank in range(ranks))
-    ]
-    chunks = []
-    for tensor, device in zip(tensors, devices, strict=True):
-        with on(device):
-            chunks.append(tf.split(tf.reshape(tensor, [-1]), sizes))
-    starts = {chunk(rank, ranks, num_elements)[0]: rank for rank in range(ranks) if sizes[rank]}
-    for number, moves in enumerate(rounds(ranks, num_elements, dtype.size)):
-        for step in moves:
-            piece = starts[step.start]
-            source, target = chunks[step.source], chunks[step.destination]
-            arrived = move(source[piece], devices[step.source], devices[step.destination])
-            if number < ranks - 1:
-                arrived = _on(devices[step.destination], combine, [target[piece], arrived])
-            target[piece] = arrived
-    return [
-        _on(device, lambda pieces: tf.reshape(tf.concat(pieces, 0), shape), pieces)
-        for device, pieces in zip(devices, chunks, strict=True)
-    ]
-
-
-def gather_slices(
-    slices: Sequence[tf.IndexedSlices], devices: Sequence[str]
-) -> list[tf.IndexedSlices]:
-    """All rows of sparse gradients, on each device, in the order of ranks."""
-    if len(slices) == 1:
-        return list(slices)
-    copies = [
-        (spread(s.values, source, devices), spread(s.indices, source, devices))
-        for s, source in zip(slices, devices, strict=True)
-    ]
-    result = []
-    for own, device in zip(slices, devices, strict=True):
-        here = [
-            s if s is own else tf.IndexedSlices(values[device], indices[device], own.dense_shape)
-            for s, (values, indices) in zip(slices, copies, strict=True)
-        ]
-        with on(device):
-            result.append(join_slices(here))
-    return result
+    arrived: dict[tuple[int, int, int], dict[int, tf.Tensor]] = {}
+    for step in each.moves:
+        piece = held[step.source].read(step.start, step.stop)
+        at = step.destination, step.start, step.stop
+        arrived.setdefault(at, {})[step.source] = move(
+            piece, devices[step.source], devices[step.destination]
+        )
+    for (rank, start, stop), by_rank in arrived.items():
+        if each.adds:
+            by_rank[rank] = held[rank].read(start, stop)
+            pieces = [by_rank[source] for source in sorted(by_rank)]
+            with on(devices[rank]):
+                piece = combine(pieces)
+        else:
+            (piece,) = by_rank.values()
+        held[rank].write(start, stop, piece)
 
 
 def join_slices(slices: Sequence[tf.IndexedSlices]) -> tf.IndexedSlices:
@@ -192,8 +228,3 @@ def join_slices(slices: Sequence[tf.IndexedSlices]) -> tf.IndexedSlices:
         tf.concat([s.indices for s in slices], 0),
         slices[0].dense_shape,
     )
-
-
-def _on(device: str, function: Callable[..., tf.Tensor], argument: Any) -> tf.Tensor:
-    with on(device):
-        return function(argument)

@@ -20,7 +20,7 @@ from keras_soap.costs.measure import at_once
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
-from keras_soap.runtime import collectives
+from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import move
 from keras_soap.tasks import all_reduce
 from keras_soap.topology.device_topology import DeviceTopology
@@ -73,7 +73,7 @@ def measure_topology(
     if topology.num_devices == 1:
         return topology, []
     found = [measure_copy(names[:2], size, precision) for size in COPY_BYTES]
-    found += [measure_all_reduce(names, size, precision) for size in COPY_BYTES]
+    found += [measure_all_reduce(topology, size, precision) for size in COPY_BYTES]
     return fit(topology, found), found
 
 
@@ -121,13 +121,15 @@ def measure_copy(names: Sequence[str], num_bytes: int, precision: Precision) -> 
     return _per_hop("copy", num_bytes, *timing)
 
 
-def measure_all_reduce(names: Sequence[str], num_bytes: int, precision: Precision) -> LinkTime:
+def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Precision) -> LinkTime:
     """Times the runtime's reductions of `num_bytes` among all devices, one after the other."""
+    names = [device.name for device in topology.devices]
+    among_all = Reductions(topology, names)
 
     def reductions(*tensors: tf.Tensor) -> list[tf.Tensor]:
         made = list(tensors)
         for _ in range(_hops(num_bytes)):
-            made = collectives.reduce(made, names)
+            made = among_all.reduce(made, names)
         return made
 
     timing = _time(reductions, [_ones(name, max(1, num_bytes // 4)) for name in names], precision)
@@ -180,7 +182,7 @@ def predict(topology: DeviceTopology, measured: LinkTime) -> int:
     if measured.kind == "copy":
         return topology.route(0, 1).time_ns(measured.num_bytes)
     devices = list(range(topology.num_devices))
-    return all_reduce.cost(topology, devices, measured.num_bytes // 4, 4).time_ns
+    return all_reduce.plan(topology, devices, measured.num_bytes // 4, 4).time_ns
 
 
 def _with_links(topology: DeviceTopology, latency_ns: float, bandwidth: float) -> DeviceTopology:

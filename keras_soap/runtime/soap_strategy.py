@@ -254,11 +254,16 @@ class SoapStrategy(keras.callbacks.Callback):
                 "strategy",
                 lambda: agreement.to_text(self._plan_for(step, lowering), lowering, self.topology),
             )
+            # Its figures say how reductions run, and client 0 may have measured them.
+            machine = ours.share("topology", lambda: cluster_topology.to_text(self.topology))
             if self._costs is None:
+                self._topology = cluster_topology.from_text(machine)
                 self._costs = Costs(lowering, self.topology, Roofline())
                 self.strategy = agreement.from_text(text, lowering, self.topology)
             strategy = self.strategy
-        return TrainingRun(self.model, step, self.costs.lowering, strategy, self._device_names)
+        return TrainingRun(
+            self.model, step, self.costs.lowering, strategy, self.topology, self._device_names
+        )
 
     def _plan_for(self, step: CapturedStep, lowering: Lowering) -> Strategy:
         profile = self._profile_for(step, lowering)

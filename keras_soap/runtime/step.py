@@ -22,6 +22,7 @@ from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
+from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import here, host_of, move, on
 from keras_soap.runtime.pieces import Region, accumulate, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
@@ -54,7 +55,7 @@ class StepTracer:
         captured: The model; with losses for a backward pass.
         lowering: Of its graph.
         strategy: A configuration for each operator.
-        device_names: TensorFlow's names of the topology's devices.
+        reductions: Among the topology's devices, which they name.
         store: The sharded variables.
         training: Whether layers run in training mode, with gradients.
     """
@@ -64,7 +65,7 @@ class StepTracer:
         captured: CapturedModel,
         lowering: Lowering,
         strategy: Strategy,
-        device_names: Sequence[str],
+        reductions: Reductions,
         store: ShardStore,
         training: bool,
     ):
@@ -72,7 +73,8 @@ class StepTracer:
         self.graph = captured.graph
         self.lowering = lowering
         self.configs = strategy.configs
-        self.device_names = device_names
+        self.reductions = reductions
+        self.device_names = reductions.device_names
         self.store = store
         self.training = training
         self.parts: list[tuple[Part, ...]] = [
@@ -258,7 +260,7 @@ class StepTracer:
                 members = self._in_device_order(
                     [part for part in range(len(devices)) if group[part] == number], devices
                 )
-                reduced = collectives.reduce(
+                reduced = self.reductions.reduce(
                     [tensors[part] for part in members],
                     [devices[part] for part in members],
                     reduction,

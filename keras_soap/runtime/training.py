@@ -13,6 +13,7 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.runtime import between_clients, collectives, layouts
+from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import is_here, move, on, placeholder, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
@@ -23,6 +24,7 @@ from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.build import REPORT_DEVICE
 from keras_soap.tasks.lowering import Lowering
+from keras_soap.topology.device_topology import DeviceTopology
 
 
 @dataclass
@@ -34,19 +36,22 @@ class TrainingRun:
         step: What was captured of it, on full batches.
         lowering: Of its graph.
         strategy: A configuration for each operator.
-        device_names: TensorFlow's names of the topology's devices.
+        topology: The machine.
+        device_names: TensorFlow's names of its devices.
     """
 
     model: keras.Model
     step: CapturedStep
     lowering: Lowering
     strategy: Strategy
+    topology: DeviceTopology
     device_names: Sequence[str]
     store: ShardStore = field(default_factory=ShardStore)
 
     def __post_init__(self) -> None:
         graph = self.step.model.graph
         check_strategy(graph, self.lowering.dimensions, self.strategy, len(self.device_names))
+        self.reductions = Reductions(self.topology, self.device_names)
         self.meshes = [
             layouts.mesh(dimensions, config, self.device_names)
             for dimensions, config in zip(
@@ -193,7 +198,7 @@ class TrainingRun:
 
     def _tracer(self, captured: CapturedModel, training: bool) -> StepTracer:
         lowering, strategy = self._for_batch(captured)
-        return StepTracer(captured, lowering, strategy, self.device_names, self.store, training)
+        return StepTracer(captured, lowering, strategy, self.reductions, self.store, training)
 
     def _for_batch(self, captured: CapturedModel) -> tuple[Lowering, Strategy]:
         """Lowering and strategy for batches of the captured size.
@@ -262,8 +267,31 @@ class TrainingRun:
                         for d in self.device_names
                         if d in sharded.devices and sharded.region(d) == region
                     ]
-                    reduced |= _reduce(local, holders)
+                    reduced |= self._reduce(local, holders)
                 result[id(variable)] = reduced
+        return result
+
+    def _reduce(self, local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
+        """Sums gradients over the devices that have one; all holders of the region get the sum."""
+        sources = [device for device in holders if device in local]
+        if not sources:
+            return {}
+        gradients = [local[device] for device in sources]
+        if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
+            summed = self.reductions.gather_slices(gradients, sources)
+        else:
+            dense = []
+            for device, gradient in zip(sources, gradients, strict=True):
+                with on(device):
+                    dense.append(tf.convert_to_tensor(gradient))
+            summed = self.reductions.reduce(dense, sources)
+        result = dict(zip(sources, summed, strict=True))
+        others = [device for device in holders if device not in result]
+        flat = tf.nest.flatten(summed[0], expand_composites=True)
+        copies = [collectives.spread(tensor, sources[0], others) for tensor in flat]
+        for device in others:
+            here = [copy[device] for copy in copies]
+            result[device] = tf.nest.pack_sequence_as(summed[0], here, expand_composites=True)
         return result
 
     def _assign_updates(self, tracer: StepTracer) -> None:
@@ -323,30 +351,6 @@ def _sizes(region: Sequence[tuple[int, int]]) -> list[int]:
 
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
     return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 1)
-
-
-def _reduce(local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
-    """Sums gradients over the devices that have one; all holders of the region get the sum."""
-    sources = [device for device in holders if device in local]
-    if not sources:
-        return {}
-    gradients = [local[device] for device in sources]
-    if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
-        summed = collectives.gather_slices(gradients, sources)
-    else:
-        dense = []
-        for device, gradient in zip(sources, gradients, strict=True):
-            with on(device):
-                dense.append(tf.convert_to_tensor(gradient))
-        summed = collectives.reduce(dense, sources)
-    result = dict(zip(sources, summed, strict=True))
-    others = [device for device in holders if device not in result]
-    flat = tf.nest.flatten(summed[0], expand_composites=True)
-    copies = [collectives.spread(tensor, sources[0], others) for tensor in flat]
-    for device in others:
-        here = [copy[device] for copy in copies]
-        result[device] = tf.nest.pack_sequence_as(summed[0], here, expand_composites=True)
-    return result
 
 
 def _sum(gradients: list[Any]) -> Any:

@@ -101,7 +101,7 @@ class AdditiveCosts:
         for number in range(int(group.max()) + 1):
             devices = np.flatnonzero(group == number).tolist()
             if len(devices) > 1:
-                cost = all_reduce.cost(
+                cost = all_reduce.plan(
                     self.topology, devices, int(elements[devices[0]]), element_bytes, gathers
                 )
                 slowest = max(slowest, float(cost.time_ns))

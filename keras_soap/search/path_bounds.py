@@ -283,7 +283,7 @@ class PathBounds:
             if len(members) > 1:
                 devices = sorted(config.devices[part] for part in members)
                 count = int(elements[members[0]])
-                yield members, all_reduce.cost(self.topology, devices, count, element_bytes)
+                yield members, all_reduce.plan(self.topology, devices, count, element_bytes)
 
     def _updates(self, number: int, config: ParallelConfig) -> np.ndarray:
         """int64 (parts,): times of the updates."""

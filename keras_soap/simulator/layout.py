@@ -210,6 +210,8 @@ class Machine(NamedTuple):
 
     num_devices: int
     num_resources: int
+    num_nodes: int
+    device_node: np.ndarray  # (D,): nodes counted from 0
     route_offsets: np.ndarray  # (D * D + 1,) by source * D + destination: links, in `State.ints`
     route_class: np.ndarray  # int32 (D * D,)
     class_latency: np.ndarray  # (classes of routes,)
@@ -284,4 +286,4 @@ class State(NamedTuple):
     axes: np.ndarray  # (7, MAX_RANK): of the edge in the making
     wanted_config: np.ndarray  # (N,) of the proposal
     wanted_devices: np.ndarray  # int32 (N, D)
-    pattern: np.ndarray  # int32 (2, D * (D + 1)): links of reductions over neighbours, in `ints`
+    pattern: np.ndarray  # int32: reductions over neighbours, as `reductions` looks them up

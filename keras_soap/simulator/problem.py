@@ -73,9 +73,13 @@ def make_machine(costs: Costs) -> tuple[Machine, np.ndarray]:
         # What copies is held with the links, and never slower than they are.
         link_class[:count] = speeds.setdefault(math.inf, len(speeds))
     assert len(speeds) <= MAX_LINK_CLASSES, "more kinds of links than the kernel has room for"
+    nodes: dict[int, int] = {}
+    device_node = [nodes.setdefault(device.node, len(nodes)) for device in topology.devices]
     machine = Machine(
         count,
         count + len(topology.links),
+        len(nodes),
+        np.array(device_node, np.int64),
         offsets,
         route_class,
         np.array([latency for latency, _ in classes] or [0], np.int64),

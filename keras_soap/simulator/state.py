@@ -27,6 +27,7 @@ from keras_soap.simulator.layout import (
     Model,
     State,
 )
+from keras_soap.simulator.reductions import NUM_WAYS
 
 _LINE_BYTES = 64
 
@@ -64,7 +65,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         arena[0, 0] = 1
         task[0, TIME] = report_ns
         load[:, 0] = report_ns
-    scratch = max(resources + 1, devices * (fan_out + 1) + 1024, 4096)
+    scratch = max(4 * resources, devices * (fan_out + 3) + 1024, 4096)
     return State(
         scalar=np.zeros(NUM_SCALARS, np.int64),
         op=op,
@@ -96,7 +97,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         axes=np.zeros((7, MAX_RANK), np.int64),
         wanted_config=np.zeros(num_operators, np.int64),
         wanted_devices=np.zeros((num_operators, devices), np.int32),
-        pattern=np.full((2, devices * (devices + 1) + 1), -1, np.int32),
+        pattern=np.full((NUM_WAYS + 1, devices * (devices + 1) + 1), -1, np.int32),
     )
 
 

@@ -12,6 +12,7 @@ Blocks, in order (→ are dependencies):
    all-reduce of its gradient, then an update on each of those devices.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,26 @@ def build(costs: Costs, strategy: Strategy, training: bool = True) -> TaskGraph:
         training: Whether there are backward tasks, reductions and updates.
     """
     return _Builder(costs, strategy, training).build()
+
+
+def pair_bytes(costs: Costs, strategy: Strategy, training: bool = True) -> Counter[tuple[int, int]]:
+    """Bytes that a step moves, by the numbers of source and destination device.
+
+    Args:
+        costs: As of `build`.
+        strategy: As of `build`.
+        training: As of `build`.
+    """
+    builder = _Builder(costs, strategy, training)
+    graph = builder.build()
+    result: Counter[tuple[int, int]] = Counter()
+    for task in np.flatnonzero(graph.source >= 0):
+        pair = int(graph.source[task]), int(graph.destination[task])
+        result[pair] += int(graph.num_bytes[task])
+    for devices, plan in builder.reductions:
+        for (source, destination), num_bytes in plan.pair_bytes().items():
+            result[devices[source], devices[destination]] += num_bytes
+    return result
 
 
 class _Builder:
@@ -61,6 +82,7 @@ class _Builder:
             [[] for _ in config.devices] for config in self.configs
         ]
         self.reports: list[int] = []
+        self.reductions: list[tuple[Sequence[int], all_reduce.Plan]] = []
 
     def build(self) -> TaskGraph:
         for number in range(len(self.graph.operators)):
@@ -139,11 +161,12 @@ class _Builder:
         after: Sequence[int],
         gathers: bool = False,
     ) -> int:
-        cost = all_reduce.cost(self.topology, devices, num_elements, element_bytes, gathers)
-        links = [self.topology.num_devices + link for link in cost.links]
+        plan = all_reduce.plan(self.topology, devices, num_elements, element_bytes, gathers)
+        self.reductions.append((devices, plan))
+        links = [self.topology.num_devices + link for link in plan.links]
         links += self.topology.movers(devices)
         return self._add(
-            kind, operator, group, cost.time_ns, links, after, num_bytes=cost.num_bytes
+            kind, operator, group, plan.time_ns, links, after, num_bytes=plan.num_bytes
         )
 
     def _part_times_ns(self, number: int, kind: TaskKind) -> list[int]:

@@ -2,15 +2,14 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from keras_soap.objective import Objective
+from keras_soap.runtime import collectives
 from keras_soap.tasks import all_reduce, build
-from keras_soap.tasks.task_graph import TaskKind
 from tests.runtime.strategies import NAMED
 from tests.runtime.test_vocabulary import WORDS
-from tests.runtime.traced import TracedStep, traced
+from tests.runtime.traced import TracedStep, machine, traced
 
 CASES = [
     *(("images", strategy) for strategy in [*NAMED, *(f"anything {seed}" for seed in range(1, 4))]),
@@ -27,43 +26,19 @@ CASES = [
     ("heads", "O, overlapping"),
 ]
 assert "language" in WORDS
-TRANSFERS = (TaskKind.TRANSFER, TaskKind.GRADIENT_TRANSFER, TaskKind.REPORT_TRANSFER)
 
 
-def simulated_bytes(step: TracedStep, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, int]]:
+def simulated_bytes(step: TracedStep) -> Counter[tuple[int, int]]:
     """Bytes that the tasks move, reductions as the moves that they consist of."""
-    result: Counter[tuple[int, int]] = Counter()
-    cost = all_reduce.cost
-
-    def noted(topology, devices, num_elements, element_bytes, gathers=False):
-        found = cost(topology, devices, num_elements, element_bytes, gathers)
-        ranks = range(len(devices))
-        if gathers:
-            each = num_elements * element_bytes
-            pairs = {(a, b): each for a in ranks for b in ranks if a != b}
-        else:
-            pairs = all_reduce.pair_bytes(len(devices), num_elements, element_bytes)
-        assert sum(pairs.values()) == found.num_bytes
-        for (source, destination), num_bytes in pairs.items():
-            result[devices[source], devices[destination]] += num_bytes
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(all_reduce, "cost", noted)
-        tasks = build.build(step.costs, step.strategy)
-    for task in np.flatnonzero(np.isin(tasks.kind, TRANSFERS)):
-        pair = int(tasks.source[task]), int(tasks.destination[task])
-        result[pair] += int(tasks.num_bytes[task])
-    assert result.total() == tasks.communication_bytes
+    result = build.pair_bytes(step.costs, step.strategy)
+    assert result.total() == build.build(step.costs, step.strategy).communication_bytes
     return result
 
 
 @pytest.mark.parametrize(("subject", "strategy"), CASES)
-def test_bytes_between_each_pair_of_devices_are_those_of_the_simulated_tasks(
-    subject, strategy, monkeypatch
-):
+def test_bytes_between_each_pair_of_devices_are_those_of_the_simulated_tasks(subject, strategy):
     step = traced(subject, strategy)
-    assert step.crossings() == simulated_bytes(step, monkeypatch)
+    assert step.crossings() == simulated_bytes(step)
     assert step.crossings(), "nothing moves: the strategy tests nothing"
 
 
@@ -72,6 +47,30 @@ def test_bytes_that_a_search_predicts_are_those_of_the_executed_step(subject, st
     step = traced(subject, strategy)
     predicted = Objective(step.costs).evaluate(step.strategy)
     assert predicted.communication_bytes == step.crossings().total()
+
+
+@pytest.mark.parametrize("nodes", [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1), (0, 0, 1, 2)])
+@pytest.mark.parametrize("direct_bytes", [all_reduce.DIRECT_BYTES, 16])
+def test_between_nodes_the_bytes_are_those_of_the_simulated_tasks(nodes, direct_bytes, monkeypatch):
+    # Sparse gathers, reductions of gradients and of partial sums; with a low limit in rings.
+    monkeypatch.setattr(all_reduce, "DIRECT_BYTES", direct_bytes)
+    phases = Counter()
+    plan = all_reduce.plan
+
+    def noted(*arguments):
+        found = plan(*arguments)
+        phases[tuple(type(phase).__name__ for phase in found.phases)] += 1
+        return found
+
+    monkeypatch.setattr(collectives, "plan", noted)
+    for subject, strategy in (("texts", "S"), ("images", "S")):
+        step = traced.__wrapped__(subject, strategy, machine(nodes))
+        assert step.crossings() == simulated_bytes(step)
+    across = "Exchange" if direct_bytes > 16 else "Rings"
+    assert phases["Exchange", across, "Exchange"], "no reduction goes by node"
+    if nodes.count(0) == 2 == nodes.count(1):
+        # Else a card has as much to carry if rows are sent directly, and those arrive sooner.
+        assert phases["Exchange", "Exchange"], "no gather goes by node"
 
 
 def test_rows_of_a_table_that_is_looked_up_twice_are_gathered_from_both():

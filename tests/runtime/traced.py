@@ -1,7 +1,9 @@
 """The training step of a subject as the graph that TensorFlow runs, not run."""
 
+import dataclasses
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -11,6 +13,7 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.topology.device_topology import Connection, DeviceTopology
 from keras_soap.topology.local import local_topology
 from tests.conftest import NUM_DEVICES
 from tests.runtime.strategies import NAMED, anything
@@ -56,8 +59,20 @@ class TracedStep:
         return result
 
 
+def machine(nodes: Sequence[int]) -> DeviceTopology:
+    """The logical CPUs as if they were of nodes, by device, with a slow network between these."""
+    devices = tuple(
+        dataclasses.replace(device, node=node)
+        for device, node in zip(local_topology().devices, nodes, strict=True)
+    )
+    links = [Connection(f"port {d.name}", (d.name, f"node{d.node}"), 1e9, 10) for d in devices]
+    hubs = [f"node{node}" for node in dict.fromkeys(nodes)]
+    links += [Connection(f"card {hub}", (hub, "network"), 1e6, 10) for hub in hubs]
+    return DeviceTopology("nodes", devices, tuple(links), (*hubs, "network"))
+
+
 @functools.cache
-def traced(subject: str, strategy: str) -> TracedStep:
+def traced(subject: str, strategy: str, topology: DeviceTopology | None = None) -> TracedStep:
     """A step of a subject, with Adam, under a named strategy, or `"anything SEED"`."""
     facts = lowering(subject)
     if strategy in NAMED:
@@ -69,8 +84,8 @@ def traced(subject: str, strategy: str) -> TracedStep:
     batch = first_batch(known)
     model._symbolic_build(data_batch=batch)
     step = capture_step(model, known.batch_size, *batch[1:], time_chunk=known.time_chunk)
-    costs = Costs(Lowering(step.model.graph), local_topology(), Roofline())
-    run = TrainingRun(model, step, costs.lowering, chosen, DEVICES)
+    costs = Costs(Lowering(step.model.graph), topology or local_topology(), Roofline())
+    run = TrainingRun(model, step, costs.lowering, chosen, costs.topology, DEVICES)
     try:
         graph = run.train_function(step).get_concrete_function().graph
     finally:

@@ -56,11 +56,13 @@ def machine(rng: np.random.Generator) -> DeviceTopology:
     num_devices = int(rng.integers(1, 9))
     models = int(rng.integers(1, 3))
     memory = int(rng.choice([2**10, 2**14, 2**34]))
+    num_nodes = -(-num_devices // 3)
+    in_turn = bool(rng.random() < 0.3)  # So that devices of a node do not follow each other.
     devices = [
         Device(
             f"d{i}",
             model=f"m{i % models}",
-            node=i // 3,
+            node=i % num_nodes if in_turn else i // 3,
             memory_bytes=memory * (1 + i % 2),
             peak_flops_per_s=1e9 * (1 + i % models),
             memory_bandwidth_bytes_per_s=1e9,
@@ -96,7 +98,7 @@ def machine(rng: np.random.Generator) -> DeviceTopology:
             connect(a, b, int(rng.integers(3)), duplex)
     else:
         for number, name in enumerate(names):
-            at = "bus" if shape == "bus" else f"switch{number // 3}"
+            at = "bus" if shape == "bus" else f"switch{devices[number].node}"
             if at not in switches:
                 switches.append(at)
             connect(name, at, 0, duplex)
@@ -210,6 +212,19 @@ class _Graph:
             is_normalized=bool(self.rng.random() < 0.5),
             report_bytes=report_bytes,
         )
+
+
+def reducing_graph(rng: np.random.Generator) -> OperatorGraph:
+    """A dense layer and a table, with so much to reduce that it goes around rings, or so little."""
+    b = Builder("reducing", 24)
+    width, features = (int(rng.choice([2, 24, 240, 2400])) for _ in range(2))
+    b.loss(b.dense(b.input("vector", features), width))
+    space = TensorSpec((24, 4, width, 12), SPACE)
+    table = [("embeddings", (12, width))]
+    tokens = b.input("tokens", 4, dtype="int32")
+    rows = b.add("embed", "embedding", [tokens], [space, (24, 4, width)], table)
+    b.loss(b.flatten(b.add("relu", "elementwise", [(rows, 1)], [(24, 4, width)])))
+    return b.finish()
 
 
 def operator_graph(rng: np.random.Generator, num_steps: int = 10) -> OperatorGraph:

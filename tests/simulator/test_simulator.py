@@ -1,5 +1,7 @@
 """Changes one after the other, against building and simulating afresh."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from keras_soap.simulator import reference
 from keras_soap.simulator.simulator import Simulator
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import SearchSpace
+from keras_soap.tasks import all_reduce
 from keras_soap.tasks.build import build
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.tasks.memory import peak_memory_bytes
@@ -76,6 +79,32 @@ def walk(seed: int, num_changes: int = 8, save_every: int | None = None) -> None
 def test_any_sequence_of_changes_ends_where_a_fresh_simulation_does(block):
     for seed in range(40):
         walk(1000 * block + seed)
+
+
+def test_reductions_of_any_size_cost_what_their_plans_do(monkeypatch):
+    ways = Counter()
+    plan = all_reduce.plan
+
+    def noted(*arguments):
+        found = plan(*arguments)
+        ways[tuple(type(phase).__name__ for phase in found.phases)] += 1
+        return found
+
+    monkeypatch.setattr(all_reduce, "plan", noted)
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        topology = random_problems.machine(rng)
+        lowering = Lowering(random_problems.reducing_graph(rng))
+        costs = Costs(lowering, topology, Roofline())
+        space = random_problems.Space(lowering, topology.num_devices)
+        simulator = Simulator(costs)
+        for _ in range(3):
+            strategy = space.strategy(rng)
+            simulator.set(strategy)
+            assert_stands_at(simulator, strategy, costs, training=True)
+    for phases in ["R", "E", "ERE", "EEE", "EE"]:
+        names = tuple("Rings" if phase == "R" else "Exchange" for phase in phases)
+        assert ways[names] >= 5, names
 
 
 @pytest.mark.parametrize("save_every", [1, 2, 7])

@@ -92,10 +92,13 @@ def reductions(costs: Costs, strategy: Strategy) -> Counter:
                 if len(parts) == 1:
                     continue
                 if weight.sparse_rows is None:
-                    moved = all_reduce.pair_bytes(
-                        len(parts), int(weight.num_elements[parts[0]]), weight.element_bytes
+                    plan = all_reduce.plan(
+                        costs.topology,
+                        sorted(config.devices[part] for part in parts),
+                        int(weight.num_elements[parts[0]]),
+                        weight.element_bytes,
                     )
-                    result[number, group, sum(moved.values())] += 1
+                    result[number, group, sum(plan.pair_bytes().values())] += 1
                 else:
                     rows = int(weight.sparse_rows[parts[0]])
                     first, last = weight.regions[parts[0], 0]
