@@ -3,6 +3,7 @@
 See the rules of `losses`, of which this is a part.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,20 @@ from keras_soap.capture.builder import GraphBuilder
 from keras_soap.capture.loss_terms import (
     MEANS,
     WEIGHTED_MEAN,
+    BatchLossTerm,
+    BatchMetricTerm,
     CrossEntropyTerm,
     LossTerm,
     MetricTerm,
+    TrackedMetric,
     loss_values,
     report_dtype,
+)
+from keras_soap.capture.loss_trials import (
+    NUM_SAMPLES,
+    kind_of_loss,
+    kind_of_metric,
+    treats_values_alone,
 )
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
@@ -52,29 +62,32 @@ class LossOutput:
                 f"Loss {name!r} has reduction={loss.reduction!r}, which cannot be summed over "
                 "parts. Use 'sum_over_batch_size' or 'sum'."
             )
-        self.builder, self.name, self.loss = builder, name, loss
+        self.builder, self.name, self.loss, self.read = builder, name, loss, read
         self.reads_weights, self.reads_mask = reads_weights, reads_mask
         self.specs = [builder.spec(tensor) for tensor in read]
         y_pred, y_true = (keras.KerasTensor(spec.shape, spec.dtype) for spec in self.specs[:2])
+        has_values = type(loss).__call__ is keras.losses.Loss.__call__
         values = keras.src.backend.compute_output_spec(
-            lambda t, p: loss_values(loss, t, p), y_true, y_pred
+            lambda t, p: loss_values(loss, t, p) if has_values else loss(t, p), y_true, y_pred
         )
         self.dtype = keras.backend.standardize_dtype(values.dtype)
         self.shape = tuple(int(size) for size in values.shape)
-        if not self.shape or self.shape[0] != builder.batch_size:
-            raise CaptureError(
-                f"Loss {name!r} gives values of shape {self.shape} for a batch of "
-                f"{builder.batch_size}. Let it return one value for each sample; Keras takes the "
-                "mean."
-            )
-        if reads_mask and self.specs[-1].shape != self.shape:
+        self.kind: str | None = None
+        """Of a loss that does not treat values alone."""
+        if not treats_values_alone(loss, self.specs, self.shape):
+            is_tried = not reads_weights and not reads_mask
+            self.kind = kind_of_loss(loss, self.specs) if is_tried else "whole"
+            self.shape = (builder.batch_size,)
+        elif reads_mask and self.specs[-1].shape != self.shape:
             raise CaptureError(
                 f"Output {name!r} has a mask of shape {self.specs[-1].shape}, but its loss has "
                 f"values of shape {self.shape}. Let the loss give a value for each step."
             )
         self.blocks = self._blocks(read)
-        self.logits = [_logits(builder, refs[0], loss) for refs in self.blocks]
-        if self.logits == [None] and read[0].blocks:
+        self.logits = [
+            None if self.kind else _logits(builder, refs[0], loss) for refs in self.blocks
+        ]
+        if not self.kind and self.logits == [None] and read[0].blocks:
             of_blocks = [_logits(builder, ref, loss) for ref in read[0].blocks]
             found = tuple(ref for ref in of_blocks if ref is not None)
             if len(found) == len(of_blocks):
@@ -85,30 +98,46 @@ class LossOutput:
         weight: float,
         tracker: Any,
         metrics: tuple[tuple[keras.metrics.Metric, bool], ...],
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Adds operators for the loss, and for metrics that are none of its business."""
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        """Adds operators for the loss, and for metrics that are none of its business.
+
+        Args:
+            weight: Of the loss in the total.
+            tracker: As in `LossTerm`.
+            metrics: `(metric, whether it takes sample weights)`.
+
+        Returns:
+            Numbers of operators of the loss, and of each of the others.
+        """
         logits, splits_classes = self.logits, self._splits_classes()
-        here = tuple(pair for pair in metrics if not splits_classes or _finds_classes(pair[0]))
-        elsewhere = tuple(pair for pair in metrics if pair not in here)
-        shared = (self.reads_weights, self.reads_mask, report_dtype(self.dtype))
+        batch_size, *values_shape = self.shape
+        shared = (batch_size, tuple(values_shape), self.reads_weights, self.reads_mask)
+        tracked = [self._tracked(*pair, shared) for pair in metrics]
+        of_batches = tuple(one for one in tracked if one.kind == "whole")
+        of_parts = [one for one in tracked if one.kind != "whole"]
+        here = tuple(one for one in of_parts if not splits_classes or _finds_classes(one.metric))
+        elsewhere = tuple(one for one in of_parts if one not in here)
+        shared = (*shared, report_dtype(self.dtype))
         of_loss = (self.loss, float(weight), tracker, math.prod(self.shape))
         shape = (self.shape[0], *self._block_shape)
         attributes: dict[str, Any] = {}
         if splits_classes:
             is_logits = logits[0] is None
             is_sparse = _function(self.loss).startswith("sparse")
-            term = CrossEntropyTerm(
-                here, self.shape[1:], *shared, *of_loss, None if is_logits else 0, is_sparse
-            )
+            term = CrossEntropyTerm(here, *shared, *of_loss, None if is_logits else 0, is_sparse)
             attributes |= {"is_sparse": is_sparse, "finds_classes": bool(here)}
             shape = (*shape, self.specs[0].shape[-1])
             inputs = [
                 (refs[0] if of_block is None else of_block, *refs[1:])
                 for refs, of_block in zip(self.blocks, logits, strict=True)
             ]
+        elif self.kind is not None:
+            term = BatchLossTerm(here, *shared, *of_loss, None, self.kind)
+            attributes |= {"is_whole": True} if self.kind == "whole" else {}
+            inputs = self.blocks
         else:
             at = None if logits[0] is None else len(self.blocks[0])
-            term = LossTerm(here, self.shape[1:], *shared, *of_loss, at)
+            term = LossTerm(here, *shared, *of_loss, at)
             inputs = [
                 refs if of_block is None else (*refs, of_block)
                 for refs, of_block in zip(self.blocks, logits, strict=True)
@@ -123,18 +152,37 @@ class LossOutput:
         }
         kind = "cross_entropy" if splits_classes else "loss"
         losses = self._add_all("loss", kind, inputs, shape, attributes, term)
-        if not elsewhere:
-            return losses, ()
-        of_metrics = MetricTerm(elsewhere, self.shape[1:], *shared)
-        attributes = {
-            "report_bytes": of_metrics.report_bytes,
+        more: list[tuple[int, ...]] = []
+        if elsewhere:
+            more.append(self._add_metrics(MetricTerm(elsewhere, *shared), self.blocks))
+        if of_batches:
+            whole = tuple(self.builder.whole(tensor) for tensor in self.read)
+            # States grow from step to step: with all digits that they can have.
+            of_whole = BatchMetricTerm(of_batches, *shared[:-1], "float64")
+            more.append(self._add_metrics(of_whole, [whole]))
+        return losses, tuple(more)
+
+    def _add_metrics(
+        self, term: MetricTerm, inputs: Sequence[Sequence[TensorRef]]
+    ) -> tuple[int, ...]:
+        attributes: dict[str, Any] = {
+            "report_bytes": term.report_bytes,
             "constant_inputs": [0],
-            "metrics": [metric.name for metric, _ in elsewhere],
+            "metrics": [tracked.metric.name for tracked in term.metrics],
         }
-        shape = (self.shape[0], *self._block_shape)
-        return losses, self._add_all(
-            "metrics", "metrics", self.blocks, shape, attributes, of_metrics
-        )
+        shape, prefix = (self.shape[0], *self._block_shape), "metrics"
+        if term.replaces_states:
+            attributes["is_whole"] = True
+            shape, prefix = self.shape, "metrics_of_batches"
+        return self._add_all(prefix, "metrics", inputs, shape, attributes, term)
+
+    def _tracked(
+        self, metric: keras.metrics.Metric, is_weighted: bool, shared: tuple[Any, ...]
+    ) -> TrackedMetric:
+        tracked = TrackedMetric(metric, is_weighted)
+        term = MetricTerm((tracked,), *shared, "float64")
+        term = dataclasses.replace(term, batch_size=NUM_SAMPLES)
+        return dataclasses.replace(tracked, kind=kind_of_metric(term, self.specs))
 
     def _blocks(self, read: Sequence[Traced]) -> list[tuple[TensorRef, ...]]:
         """What each operator reads: one for each block of steps, or one for all."""
@@ -165,7 +213,7 @@ class LossOutput:
             keras.losses.CategoricalCrossentropy,
         )
         given = getattr(loss, "_fn_kwargs", {})
-        if type(loss) not in kinds or _CROSS_ENTROPIES.get(_function(loss)) != "softmax":
+        if self.kind or type(loss) not in kinds or _cross_entropy(loss) != "softmax":
             return False
         if self.logits[0] is None and not given.get("from_logits"):
             return False
@@ -222,16 +270,19 @@ def _function(loss: Any) -> str:
     return getattr(getattr(loss, "fn", None), "__name__", "")
 
 
-_CROSS_ENTROPIES = {
-    "sparse_categorical_crossentropy": "softmax",
-    "categorical_crossentropy": "softmax",
-    "binary_crossentropy": "sigmoid",
-}
+def _cross_entropy(loss: Any) -> str | None:
+    """The activation that a loss is the cross-entropy of, if it is one of Keras's."""
+    functions = {
+        keras.losses.sparse_categorical_crossentropy: "softmax",
+        keras.losses.categorical_crossentropy: "softmax",
+        keras.losses.binary_crossentropy: "sigmoid",
+    }
+    return functions.get(getattr(loss, "fn", None))
 
 
 def _logits(builder: GraphBuilder, prediction: TensorRef, loss: Any) -> TensorRef | None:
     """What the prediction is a softmax or sigmoid of, if the loss is its cross-entropy."""
-    wanted = _CROSS_ENTROPIES.get(_function(loss))
+    wanted = _cross_entropy(loss)
     operator = builder.operators[prediction.operator]
     attributes = operator.attributes
     given = getattr(loss, "_fn_kwargs", {})

@@ -46,26 +46,47 @@ class TermWithoutTarget:
 
 
 @dataclass(frozen=True)
+class TrackedMetric:
+    """A metric of one output.
+
+    Attributes:
+        metric: Keras's or the user's.
+        is_weighted: Whether it takes sample weights.
+        kind: What its state is of what parts of a batch add: their `"sum"`, or their `"mean"` over
+            samples; `"whole"` where it must see the whole batch (see `loss_trials`).
+    """
+
+    metric: keras.metrics.Metric
+    is_weighted: bool
+    kind: str = "sum"
+
+
+@dataclass(frozen=True)
 class MetricTerm:
     """Metrics of one output.
 
     Attributes:
-        metrics: `(metric, whether it takes sample weights)`.
+        metrics: Whose states are added up over parts.
+        batch_size: Samples of a whole batch.
         values_shape: Shape of the unreduced values of one sample, of the loss of that output.
         reads_weights: Whether sample weights are among the inputs.
         reads_mask: Whether the mask of the prediction is.
         dtype: Of what is reported.
     """
 
-    metrics: tuple[tuple[keras.metrics.Metric, bool], ...]
+    metrics: tuple[TrackedMetric, ...]
+    batch_size: int
     values_shape: tuple[int, ...]
     reads_weights: bool
     reads_mask: bool
     dtype: str
 
+    replaces_states: ClassVar[bool] = False
+    """Whether what is reported are states themselves, not what is added to them."""
+
     @property
     def metric_variables(self) -> list[keras.Variable]:
-        return [variable for metric, _ in self.metrics for variable in metric.variables]
+        return [variable for tracked in self.metrics for variable in tracked.metric.variables]
 
     @property
     def report_elements(self) -> int:
@@ -81,8 +102,17 @@ class MetricTerm:
         del normalizer
         return tf.zeros([], self.dtype), self._report(self.metric_states(*inputs[:2], inputs))
 
-    def metric_states(self, y_pred: Any, y_true: Any, inputs: Sequence[Any]) -> list[Any]:
-        """What a part adds to the state of each metric: all variables of all metrics, flat."""
+    def metric_states(
+        self, y_pred: Any, y_true: Any, inputs: Sequence[Any], before: Sequence[Any] | None = None
+    ) -> list[Any]:
+        """What a part adds to the state of each metric: all variables of all metrics, flat.
+
+        Args:
+            y_pred: The part's prediction.
+            y_true: Its target.
+            inputs: All that it reads.
+            before: States to start from, flat; by default zeros.
+        """
         weights, mask = self._weights_and_mask(inputs)
         if mask is not None:
             # Where Keras's metrics look for it. On a copy: others read the tensor.
@@ -91,13 +121,19 @@ class MetricTerm:
         # Means are of samples: a sample's mean over some of its values counts for as many of them.
         here = math.prod(y_pred.shape[1 : 1 + len(self.values_shape)])
         share = here / math.prod(self.values_shape)
+        samples = y_pred.shape[0] / self.batch_size
+        if before is None:
+            before = [keras.ops.zeros(v.shape, v.dtype) for v in self.metric_variables]
+        left = iter(before)
         added = []
-        for metric, weighted in self.metrics:
-            zeros = [keras.ops.zeros(v.shape, v.dtype) for v in metric.variables]
-            given = [weights] if weighted and weights is not None else []
-            states = metric.stateless_update_state(zeros, y_true, y_pred, *given)
-            is_mean = isinstance(metric, keras.metrics.Mean)
-            added += [state * share for state in states] if is_mean else states
+        for tracked in self.metrics:
+            metric = tracked.metric
+            start = [next(left) for _ in metric.variables]
+            given = [weights] if tracked.is_weighted and weights is not None else []
+            states = metric.stateless_update_state(start, y_true, y_pred, *given)
+            factor = share if isinstance(metric, keras.metrics.Mean) else 1.0
+            factor *= samples if tracked.kind == "mean" else 1.0
+            added += states if factor == 1.0 else [state * factor for state in states]
         return added
 
     def _weights_and_mask(self, inputs: Sequence[Any]) -> tuple[Any, Any]:
@@ -108,6 +144,20 @@ class MetricTerm:
     def _report(self, values: Sequence[Any]) -> Any:
         """One vector of what a part reports."""
         return tf.concat([tf.reshape(tf.cast(value, self.dtype), [-1]) for value in values], 0)
+
+
+@dataclass(frozen=True)
+class BatchMetricTerm(MetricTerm):
+    """Metrics that see whole batches one after the other, as on one device."""
+
+    replaces_states: ClassVar[bool] = True
+
+    def result(self, inputs: Sequence[Any], normalizer: Any) -> tuple[Any, Any]:
+        """Nothing to train, and the states that follow from those that there are."""
+        del normalizer
+        before = [variable.value for variable in self.metric_variables]
+        states = self.metric_states(*inputs[:2], inputs, before)
+        return tf.zeros([], self.dtype), self._report(states)
 
 
 @dataclass(frozen=True)
@@ -212,6 +262,33 @@ class LossTerm(MetricTerm):
             return weights
         mask, weights = squeeze_or_expand_to_same_rank(mask, weights)
         return mask * weights
+
+
+@dataclass(frozen=True)
+class BatchLossTerm(LossTerm):
+    """A loss that does not treat values alone: the mean or sum over samples, or of whole batches.
+
+    Attributes:
+        kind: `"mean"`, `"sum"` or `"whole"` (see `loss_trials`).
+    """
+
+    kind: str
+
+    @property
+    def is_normalized(self) -> bool:
+        return False
+
+    def result(self, inputs: Sequence[Any], normalizer: Any) -> tuple[Any, Any]:
+        del normalizer
+        y_pred, y_true = inputs[:2]
+        weights, mask = self._weights_and_mask(inputs)
+        if mask is not None:
+            y_pred = tf.identity(y_pred)
+            set_keras_mask(y_pred, mask)
+        loss = self.loss(y_true, y_pred, sample_weight=weights)
+        if self.kind == "mean":
+            loss = loss * (y_pred.shape[0] / self.batch_size)
+        return loss, self._report([loss, *self.metric_states(*inputs[:2], inputs)])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@
 6. Where an output has a mask, its loss and metrics read it, and are means over what it leaves.
 7. Regularizers of activities are losses without a target (see `penalties`).
 8. Metrics run on the parts too; what each adds to a metric's state adds up to the whole's.
+9. Losses and metrics that need whole batches, which trials find out, run whole (`loss_trials`).
 """
 
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def capture_step(
         output = LossOutput(builder, name, read, loss, bool(weight_refs), mask is not None)
         of_loss, of_metrics = output.add(1.0 if weight is None else weight, tracker, term_metrics)
         losses.append(of_loss)
-        more_metrics += [of_metrics] if of_metrics else []
+        more_metrics += of_metrics
     losses += penalties.add_activity_losses(builder)
     losses += penalties.add_added_losses(builder)
     penalties.check_all_captured(model, builder)

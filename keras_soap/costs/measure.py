@@ -201,7 +201,7 @@ class MeasuredProfile:
         trainable = [spec.trainable for spec in operator.weight_specs]
         more: list[Any] = [gradients, self._backward[operator.signature], trainable]
         if operator.kind in LOSS_KINDS:
-            metrics = [_config(metric) for metric, _ in layer.metrics]
+            metrics = [_config(tracked.metric) for tracked in layer.metrics]
             more += [_config(layer.loss), getattr(layer, "logits_at", None), metrics]
         return json.dumps([json.loads(key), more], separators=(",", ":"), default=str)
 

@@ -35,10 +35,13 @@ class Loss(Rule):
 
     Inputs (prediction, target, sample weights, mask) have the axes of the values first; axes after
     those are reduced over, and read whole. With the attribute `"is_normalized"` it is divided by a
-    sum over all parts.
+    sum over all parts; with `"is_whole"` it needs the whole batch.
     """
 
     kind = "loss"
+
+    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
+        return () if operator.attributes.get("is_whole") else super().dimensions(operator)
 
     def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
         result = []

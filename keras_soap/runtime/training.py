@@ -1,7 +1,7 @@
 """The training step as one multi-device function per batch size, and the shards it works on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,7 +239,9 @@ class TrainingRun:
                     _summed_report(numbers, tracer, device), device
                 )
                 with on(ours):
-                    _add_states(report, step.term(numbers[0]).metric_variables)
+                    term = step.term(numbers[0])
+                    update = _set_states if term.replaces_states else _add_states
+                    update(report, term.metric_variables)
             penalties = self.penalties.values(device)
             if penalties:
                 with on(device):
@@ -374,11 +376,24 @@ def _summed_report(numbers: Sequence[int], tracer: StepTracer, device: str) -> t
 
 def _add_states(added: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
     """Adds to Keras's metrics what all parts have for their variables, flat."""
+    for variable, value in _of_variables(added, variables):
+        variable.assign_add(value)
+
+
+def _set_states(states: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
+    """Sets the variables of Keras's metrics to what one part has for them, flat."""
+    for variable, value in _of_variables(states, variables):
+        variable.assign(value)
+
+
+def _of_variables(
+    values: tf.Tensor, variables: Sequence[keras.Variable]
+) -> Iterator[tuple[keras.Variable, tf.Tensor]]:
     start = 0
     for variable in variables:
         size = math.prod(variable.shape)
-        value = tf.reshape(added[start : start + size], variable.shape)
-        variable.assign_add(tf.cast(value, variable.dtype))
+        value = tf.reshape(values[start : start + size], variable.shape)
+        yield variable, tf.cast(value, variable.dtype)
         start += size
 
 

@@ -281,6 +281,24 @@ def test_a_loss_that_is_not_reduced():
         single(classes(None), keras.losses.MeanSquaredError(reduction="none"), ONE_HOT)
 
 
-def test_a_loss_without_a_value_for_each_sample():
-    with pytest.raises(CaptureError, match=r"values of shape \(\) for a batch of 4"):
-        single(classes(None), lambda t, p: keras.ops.mean(t - p), ONE_HOT)
+@pytest.mark.parametrize(
+    ("loss", "split"),
+    [
+        (lambda t, p: keras.ops.mean(t - p), ["sample"]),
+        (lambda t, p: keras.ops.max(t - p), []),
+        (lambda t, p: keras.ops.mean(t - p, -1) * keras.ops.mean(p), []),
+        (lambda t, p: keras.ops.mean(t - p, -1), ["sample"]),
+    ],
+)
+def test_losses_are_split_by_samples_if_a_trial_shows_that_parts_add_up(loss, split):
+    operator = loss_of(single(classes(None), loss, ONE_HOT))
+    dimensions = registry.find(operator.kind).dimensions(operator)
+    assert [dimension.name for dimension in dimensions] == split
+
+
+def test_a_function_that_has_the_name_of_one_of_kerass_is_not_taken_for_it():
+    def binary_crossentropy(y_true, y_pred):
+        return keras.ops.mean(y_true - y_pred, -1)
+
+    captured = single(classes("sigmoid"), binary_crossentropy, ONE_HOT)
+    assert reads(captured, loss_of(captured)) == ["class/sigmoid", "target"]

@@ -213,16 +213,6 @@ def test_losses_that_cannot_be_split():
         model.fit(X, Y, batch_size=8, callbacks=[quick()], verbose=0)
     assert all(map(np.array_equal, model.get_weights(), before))
 
-    def mean_of_all(y_true, y_pred):
-        return tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y_true, y_pred))
-
-    refused(
-        CaptureError,
-        r"values of shape \(\) for a batch of 8",
-        quick(),
-        vectors_with(loss=mean_of_all),
-    )
-
 
 def test_losses_of_layers_that_cannot_be_split():
     own = layers.Dense(8, name="mine_too", activity_regularizer=lambda x: keras.ops.max(x))
