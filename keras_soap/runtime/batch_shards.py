@@ -18,10 +18,7 @@ from keras_soap.runtime.pieces import Range
 Sizes = tuple[int, ...]
 """How many samples each client gives of a batch."""
 
-ADVICE = (
-    "Give all clients equally many batches of like samples; keras_soap.shard_batches makes such "
-    "data sets of one that all clients have."
-)
+ADVICE = "Give all clients equally many batches, of like samples."
 
 
 def rows(sizes: Sequence[int]) -> list[Range]:

@@ -81,7 +81,7 @@ class SoapStrategy(keras.callbacks.Callback):
             clients in the order of their numbers. So `batch_size` is what one client gives, and
             data sets for validation are sharded too; `predict` gives each client the outputs for
             its own samples. Samples that a strategy needs elsewhere are sent there. Without a
-            cluster both are the same. See `keras_soap.shard_batches`.
+            cluster both are the same.
         verbose: 0 for silence, 1 for a progress bar and a table of the strategy found.
 
     Attributes:
