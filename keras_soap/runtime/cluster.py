@@ -67,7 +67,7 @@ class Cluster:
     bytes_between: dict[str, int] = field(default_factory=dict)
     _groups: dict[tuple[str, str], int] = field(default_factory=dict)
     _num_transfers: int = 0
-    _num_meetings: int = 0
+    _num_meetings: dict[str, int] = field(default_factory=dict)
 
     def number_transfer(self, source: str, device: str) -> tuple[int, int]:
         """The numbers of the next move between clients: of its pair of devices, and its own.
@@ -77,28 +77,38 @@ class Cluster:
         self._num_transfers += 1
         return self._groups.setdefault((source, device), len(self._groups)), self._num_transfers
 
-    def meet(self, what: str, value: Any, timeout_s: float = MEETING_TIMEOUT_S) -> list[Any]:
+    def meet(
+        self,
+        what: str,
+        value: Any,
+        timeout_s: float = MEETING_TIMEOUT_S,
+        place: str = "program",
+    ) -> list[Any]:
         """What all clients say, in the order of their numbers.
 
         Args:
             what: What it is about; all clients must mean the same.
             value: What this client says; something that JSON can hold.
             timeout_s: How long to wait for the last of them.
+            place: Where. Meetings at one place are held one after the other, in an order that all
+                clients keep; a thread of its own needs a place of its own.
 
         Raises:
             ClusterError: If one does not come, has ended, or means something else.
         """
-        self._num_meetings += 1
-        number = self._num_meetings
+        number = self._num_meetings[place] = self._num_meetings.get(place, 0) + 1
+        me = self.spec.client
         deadline = time.monotonic() + timeout_s
         with self.watching(what):
             if number > 2:  # All have read those, or they would not have come to the last meeting.
-                context.context().delete_config_key_value(self._key(number - 2, self.spec.client))
+                context.context().delete_config_key_value(_key(place, number - 2, me))
             context.context().set_config_key_value(
-                self._key(number, self.spec.client), json.dumps([what, value])
+                _key(place, number, me), json.dumps([what, value])
             )
             found = [
-                json.loads(self._read(self._key(number, client), client, what, deadline, timeout_s))
+                json.loads(
+                    self._read(_key(place, number, client), client, what, deadline, timeout_s)
+                )
                 for client in range(self.spec.num_clients)
             ]
         for client, (theirs, _) in enumerate(found):
@@ -163,9 +173,6 @@ class Cluster:
         except LOST as error:
             raise explain(error, self.spec, what) from error
 
-    def _key(self, number: int, client: int) -> str:
-        return f"keras_soap/{number}/{client}"
-
     def _read(self, key: str, client: int, what: str, deadline: float, timeout_s: float) -> str:
         while True:
             # Not longer at once, so that it can be interrupted.
@@ -181,6 +188,10 @@ class Cluster:
                         f"{timeout_s:g} s. Run the same program on all clients, and read weights, "
                         "evaluate and predict on all of them."
                     ) from None
+
+
+def _key(place: str, number: int, client: int) -> str:
+    return f"keras_soap/{place}/{number}/{client}"
 
 
 _current: list[Cluster] = []

@@ -14,7 +14,7 @@ Without a cluster every device is of this process, and nothing of this leaves a 
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import tensorflow as tf
@@ -102,6 +102,11 @@ def host_of(device: str) -> str:
     return spec.replace(device_type="CPU", device_index=0).to_string()
 
 
+@functools.cache
+def _kind(device: str) -> str | None:
+    return tf.DeviceSpec.from_string(device).device_type
+
+
 def hosts() -> list[str]:
     """The hosts of all clients, in the order of their numbers."""
     return [full_name("CPU:0", client) for client in range(cluster.num_clients())]
@@ -138,6 +143,10 @@ def move(tensor: tf.Tensor, source: str, device: str) -> tf.Tensor:
     if client_of(source) == client_of(device):
         with on(device):
             return tf.identity(tensor)
+    if _kind(source) != _kind(device):
+        # The devices of a collective operation are of one kind: it goes from host to host.
+        there, here_ = host_of(source), host_of(device)
+        return move(move(move(tensor, source, there), there, here_), here_, device)
     ours = cluster.current()
     assert ours is not None
     keys = ours.number_transfer(source, device)
@@ -154,7 +163,7 @@ def move(tensor: tf.Tensor, source: str, device: str) -> tf.Tensor:
     return placeholder(tensor.shape, tensor.dtype, device)
 
 
-def placeholder(shape: tf.TensorShape, dtype: tf.DType, device: str) -> tf.Tensor:
+def placeholder(shape: tf.TensorShape | Sequence[int], dtype: tf.DType, device: str) -> tf.Tensor:
     """What stands for a tensor that another client makes."""
     with on(device):
         return tf.raw_ops.Placeholder(dtype=dtype, shape=shape)

@@ -51,16 +51,18 @@ class Feeder:
 
     Args:
         prepare: What is done to a batch ahead of its step.
+        end: What is done when there are no more.
     """
 
-    def __init__(self, prepare: Callable[[Any], Any]):
+    def __init__(self, prepare: Callable[[Any], Any], end: Callable[[], Any] = lambda: None):
         self._prepare = prepare
+        self._end = end
         self._iterator: Any = None
         self._ahead: Future[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keras_soap_feed")
 
     def next(self, iterator: Any) -> Any:
-        """The next batch of `iterator`, prepared; the one after it is on its way.
+        """The next batch of `iterator`, prepared.
 
         Raises:
             StopIteration: At the end.
@@ -68,9 +70,9 @@ class Feeder:
         if self._iterator is not iterator:
             self._wait()
             self._iterator = iterator
-            self._ahead = self._thread.submit(self._take, iterator)
-        assert self._ahead is not None
+        self.take_ahead()
         ahead, self._ahead = self._ahead, None
+        assert ahead is not None
         try:
             found = ahead.result()
         except BaseException:
@@ -79,8 +81,16 @@ class Feeder:
         if found is None:
             self._iterator = None
             raise StopIteration
-        self._ahead = self._thread.submit(self._take, iterator)
         return found[0]
+
+    def take_ahead(self) -> None:
+        """Sends for the batch after the one that was taken last.
+
+        Call it when that one is placed: clients that send each other samples all place batches one
+        after the other.
+        """
+        if self._ahead is None and self._iterator is not None:
+            self._ahead = self._thread.submit(self._take, self._iterator)
 
     def close(self) -> None:
         """Waits for the batch that is on its way, and ends the thread."""
@@ -93,6 +103,7 @@ class Feeder:
         try:
             batch = next(iterator)
         except StopIteration:
+            self._end()
             return None
         return (self._prepare(batch),)
 

@@ -17,12 +17,16 @@ from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sampl
 from keras_soap.capture.functions import flat_inputs, learn_inputs
 from keras_soap.capture.losses import CapturedStep, capture_step
 from keras_soap.capture.model import capture
-from keras_soap.runtime import agreement, cluster
+from keras_soap.runtime import agreement, batch_shards, cluster
+from keras_soap.runtime.batch_shards import Sizes
 from keras_soap.runtime.checkpoints import FirstClientWrites
 from keras_soap.runtime.feeding import FedStep, Feeder, trace
 from keras_soap.runtime.training import TrainingRun
 
 Start = Callable[[CapturedStep], TrainingRun]
+
+_PURPOSES = {"train": "training", "test": "evaluation", "predict": "prediction"}
+"""Of the functions, for people."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,14 @@ class _Batch:
 
     Attributes:
         key: Of the step that it is for: what it is for, and all shapes.
+        sizes: Samples that each client gives, where each has its own shard of the batch.
     """
 
     key: Any
     x: Any
     y: Any
     sample_weight: Any
+    sizes: Sizes | None = None
     pieces: Sequence[tf.Tensor] | None = None
 
 
@@ -48,11 +54,19 @@ class StepFunctions:
         start: Called with what was captured of the first training batch; finds a strategy for it
             and shards the model.
         time_chunk: As in `capture.model.capture`.
+        sharded: Whether each client gives its own shard of every batch.
     """
 
-    def __init__(self, model: keras.Model, start: Start, time_chunk: int | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        start: Start,
+        time_chunk: int | None = None,
+        sharded: bool = False,
+    ):
         self.model = model
         self.time_chunk = time_chunk
+        self._sharded = sharded
         self.run: TrainingRun | None = None
         self._start = start
         self._compiled = model._compile_loss
@@ -66,7 +80,7 @@ class StepFunctions:
 
     def compare_next_batch(self) -> None:
         """Has the clients of a cluster compare the next training batch."""
-        self._compares_batch = cluster.current() is not None
+        self._compares_batch = cluster.current() is not None and not self._sharded
 
     def fits(self, model: keras.Model) -> bool:
         """Whether these are functions of `model` as it is compiled now."""
@@ -140,7 +154,9 @@ class StepFunctions:
     def _repeat(self, kind: str, step: Callable[["_Batch"], Any], iterator: Any) -> Any:
         logs = None
         if kind not in self._feeders:
-            self._feeders[kind] = Feeder(lambda data: self._prepare(kind, data))
+            self._feeders[kind] = Feeder(
+                lambda data: self._prepare(kind, data), lambda: self._sizes(kind, None)
+            )
         for _ in range(self.model.steps_per_execution):
             try:
                 batch = self._feeders[kind].next(iterator)
@@ -161,8 +177,14 @@ class StepFunctions:
     def _prepare(self, kind: str, data: Any) -> "_Batch":
         """Places a batch on the devices, if a step for its shapes is traced."""
         x, y, sample_weight = _unpack(data)
-        batch = _Batch((kind, *_shapes(x, y, sample_weight)), x, y, sample_weight)
+        sizes = self._sizes(kind, [*_flatten(x), *_flatten(y), *_flatten(sample_weight)])
+        batch = _Batch((kind, sizes, *_shapes(x, y, sample_weight)), x, y, sample_weight, sizes)
         return self._placed(batch) if batch.key in self._traced else batch
+
+    def _sizes(self, kind: str, shard: Sequence[Any] | None) -> Sizes | None:
+        """What all clients give of a batch, of which this one gives `shard`, or has no more."""
+        ours = cluster.current() if self._sharded else None
+        return None if ours is None else batch_shards.meet(ours, _PURPOSES[kind], shard)
 
     def _placed(self, batch: "_Batch") -> "_Batch":
         if batch.pieces is not None:
@@ -174,6 +196,7 @@ class StepFunctions:
         assert self.run is not None
         pieces = self._placed(batch).pieces
         assert pieces is not None
+        self._feeders[batch.key[0]].take_ahead()
         self.run.store.before_step()
         return self._traced[batch.key].run(*pieces)
 
@@ -183,16 +206,14 @@ class StepFunctions:
             fed = [*_flatten(batch.x), *_flatten(batch.y), *_flatten(batch.sample_weight)]
             agreement.check_batch(cluster.current(), fed)
         if batch.key not in self._traced:
-            step = self._capture(batch.x, batch.y, batch.sample_weight)
+            step = self._capture(batch)
             if self.run is None:
                 self.run = self._start(step)
                 # Validation, from now on, runs under the strategy as well.
                 self.model.test_function = self.test
                 self.model.predict_function = self.predict
             run = self.run
-            self._traced[batch.key] = trace(
-                "training", run.place_function(step), run.train_function(step)
-            )
+            self._trace(batch, run.place_function(step, batch.sizes), run.train_function(step))
         logs = self._run(batch)
         assert self.run is not None
         self.run.store.after_step()
@@ -202,28 +223,35 @@ class StepFunctions:
         run = self.run
         assert run is not None
         if batch.key not in self._traced:
-            step = self._capture(batch.x, batch.y, batch.sample_weight)
-            self._traced[batch.key] = trace(
-                "evaluation", run.place_function(step), run.test_function(step)
-            )
+            step = self._capture(batch)
+            self._trace(batch, run.place_function(step, batch.sizes), run.test_function(step))
         return self._run(batch)
 
     def _predict_on(self, data: Any) -> Any:
         assert self.run is not None
         x, _, _ = _unpack(data)
-        key = _shapes(x)
+        sizes = self._sizes("predict", _flatten(x))
+        key = (sizes, *_shapes(x))
         if key not in self._predicting:
             learn_inputs(self.model, x)
             self._predicting[key] = self.run.predict_function(
-                capture(self.model, _batch_size(x), self.time_chunk)
+                capture(self.model, _batch_size(x, sizes), self.time_chunk), sizes
             )
         self.run.store.before_step()
         return self._predicting[key](*self._flat(x))
 
-    def _capture(self, x: Any, y: Any, sample_weight: Any) -> CapturedStep:
-        self.model._symbolic_build(data_batch=(x, y, sample_weight))
-        learn_inputs(self.model, x)
-        return capture_step(self.model, _batch_size(x), y, sample_weight, self.time_chunk)
+    def _trace(self, batch: "_Batch", place: Any, run: Any) -> None:
+        self._traced[batch.key] = trace(_PURPOSES[batch.key[0]], place, run)
+
+    def _capture(self, batch: "_Batch") -> CapturedStep:
+        size = _batch_size(batch.x, batch.sizes)
+        data = (batch.x, batch.y, batch.sample_weight)
+        if batch.sizes is not None:
+            data = batch_shards.outline(data, size)
+        self.model._symbolic_build(data_batch=data)
+        learn_inputs(self.model, batch.x)
+        _, y, sample_weight = data
+        return capture_step(self.model, size, y, sample_weight, self.time_chunk)
 
     def _flat(self, x: Any) -> list[tf.Tensor]:
         """The inputs in Keras's order, converted as `model(x)` converts them."""
@@ -245,5 +273,5 @@ def _shapes(*data: Any) -> tuple[Any, ...]:
     return tuple(tuple(tuple(t.shape) for t in _flatten(tensors)) for tensors in data)
 
 
-def _batch_size(x: Any) -> int:
-    return int(keras.tree.flatten(x)[0].shape[0])
+def _batch_size(x: Any, sizes: Sizes | None) -> int:
+    return sum(sizes) if sizes is not None else int(keras.tree.flatten(x)[0].shape[0])

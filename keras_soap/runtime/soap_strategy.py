@@ -36,6 +36,9 @@ from keras_soap.topology.device_topology import DeviceTopology
 from keras_soap.topology.local import local_topology
 from keras_soap.topology.resolve import resolve
 
+BATCHES = ("whole", "sharded")
+"""What each client may feed; see `SoapStrategy`."""
+
 
 class SoapStrategy(keras.callbacks.Callback):
     """Trains a model in parallel, every operator split and placed its own way.
@@ -73,6 +76,12 @@ class SoapStrategy(keras.callbacks.Callback):
         time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
             Blocks of steps are then placed each on its own, so that they can run in a wavefront.
             By default a layer is one operator.
+        batches: What each client of a cluster feeds. `"whole"`, the default: the same batches, of
+            all samples. `"sharded"`: its own shard of every batch, which is the shards of all
+            clients in the order of their numbers. So `batch_size` is what one client gives, and
+            data sets for validation are sharded too; `predict` gives each client the outputs for
+            its own samples. Samples that a strategy needs elsewhere are sent there. Without a
+            cluster both are the same.
         verbose: 0 for silence, 1 for a progress bar and a table of the strategy found.
 
     Attributes:
@@ -95,9 +104,12 @@ class SoapStrategy(keras.callbacks.Callback):
         method: str = "mcmc",
         profile: "str | os.PathLike[str] | CostProfile | None" = None,
         time_chunk: int | None = None,
+        batches: str = "whole",
         verbose: int = 1,
     ):
         super().__init__()
+        if batches not in BATCHES:
+            raise ValueError(f"batches={batches!r} is not one of {', '.join(map(repr, BATCHES))}.")
         self.search_budget_s = search_budget_s
         self.strategy = strategy if isinstance(strategy, Strategy) else None
         self.result: SearchResult | None = None
@@ -110,6 +122,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self._asked_profile = profile
         self._verbose = verbose
         self._time_chunk = time_chunk
+        self._batches = batches
         self._is_training = False
         self._functions: StepFunctions | None = None
         self._costs: Costs | None = None
@@ -204,7 +217,9 @@ class SoapStrategy(keras.callbacks.Callback):
             return
         if self._functions is None or not self._functions.fits(self.model):
             _check_model(self.model)
-            self._functions = StepFunctions(self.model, self._start, self._time_chunk)
+            self._functions = StepFunctions(
+                self.model, self._start, self._time_chunk, sharded=self._batches == "sharded"
+            )
         self._functions.install()
         self._is_training = True
 
@@ -218,7 +233,7 @@ class SoapStrategy(keras.callbacks.Callback):
         if ours is not None and self._functions is not None:
             ours.agree(
                 "the beginning of an epoch",
-                {"its number": epoch},
+                {"its number": epoch, "batches": self._batches},
                 "Give fit the same arguments on all clients, and BackupAndRestore a folder that "
                 "all of them share.",
             )

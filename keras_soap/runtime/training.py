@@ -12,9 +12,10 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import CapturedStep
-from keras_soap.runtime import between_clients, collectives, layouts
+from keras_soap.runtime import between_clients, cluster, collectives, layouts
+from keras_soap.runtime.batch_shards import Sizes, rows
 from keras_soap.runtime.collectives import Reductions
-from keras_soap.runtime.exchange import is_here, move, on, placeholder, tracing
+from keras_soap.runtime.exchange import here, is_here, move, on, placeholder, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
 from keras_soap.runtime.pieces import ranges
@@ -98,19 +99,25 @@ class TrainingRun:
         """Names of the devices of an operator's parts, under full batches."""
         return [self.device_names[device] for device in self.strategy.configs[number].devices]
 
-    def place_function(self, step: CapturedStep) -> Callable[..., list[tf.Tensor]]:
+    def place_function(
+        self, step: CapturedStep, sizes: Sizes | None = None
+    ) -> Callable[..., list[tf.Tensor]]:
         """The `tf.function` from a batch like those of `step` to its pieces on their devices.
 
         It takes the flat inputs, targets and sample weights; training and evaluation take what
         it makes.
+
+        Args:
+            step: What the batch is for.
+            sizes: Samples that each client gives; None if each has the whole batch.
         """
         order = step.fed
         tracer = self._tracer(step.model, training=False)
 
-        @tf.function(input_signature=_signature(step.model, order), autograph=False)
+        @tf.function(input_signature=_signature(step.model, order, sizes), autograph=False)
         def place(*fed: tf.Tensor) -> list[tf.Tensor]:
             with tracing("a batch"):
-                cut = [tracer.cut_batch(*pair) for pair in zip(order, fed, strict=True)]
+                cut = [tracer.cut_batch(n, x, sizes) for n, x in zip(order, fed, strict=True)]
             return [
                 piece
                 for number, pieces in zip(order, cut, strict=True)
@@ -152,19 +159,30 @@ class TrainingRun:
 
         return test
 
-    def predict_function(self, captured: CapturedModel) -> Callable[..., Any]:
+    def predict_function(
+        self, captured: CapturedModel, sizes: Sizes | None = None
+    ) -> Callable[..., Any]:
         """The `tf.function` from flat inputs to outputs nested like the model's, on the host.
 
         Args:
             captured: The model alone, whose operators are the first of the step's.
+            sizes: Samples that each client gives, and gets the outputs of; None if each has the
+                whole batch.
         """
+        order = captured.inputs
 
-        @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
+        @tf.function(input_signature=_signature(captured, order, sizes), autograph=False)
         def predict(*fed: tf.Tensor) -> Any:
             with tracing("a prediction step"):
                 tracer = self._tracer(captured, training=False)
-                tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+                tracer.forward(
+                    {n: tracer.cut_batch(n, x, sizes) for n, x in zip(order, fed, strict=True)}
+                )
                 flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
+                if sizes is not None:
+                    start, stop = rows(sizes)[cluster.client()]
+                    with on(here()):
+                        flat = [output[start:stop] for output in flat]
                 return keras.tree.map_structure(
                     lambda position: flat[position], captured.output_structure
                 )
@@ -207,15 +225,18 @@ class TrainingRun:
         strategy's; its parts stay on devices that hold the weights they need.
         """
         lowering = Lowering(captured.graph)
-        configs = tuple(
-            _fit_samples(config, dimensions)
-            for config, dimensions in zip(
-                self.strategy.configs[: len(captured.graph.operators)],
-                lowering.dimensions,
-                strict=True,
+        known = {
+            operator.name: config
+            for operator, config in zip(
+                self.step.model.graph.operators, self.strategy.configs, strict=True
             )
-        )
-        return lowering, Strategy(configs)
+        }
+        configs = []
+        for operator, dimensions in zip(captured.graph.operators, lowering.dimensions, strict=True):
+            # Sample weights there may be in training alone, or in evaluation alone.
+            whole = ParallelConfig((1,) * len(dimensions), (REPORT_DEVICE,))
+            configs.append(_fit_samples(known.get(operator.name, whole), dimensions))
+        return lowering, Strategy(tuple(configs))
 
     def _report(self, step: CapturedStep, tracer: StepTracer) -> dict[str, tf.Tensor]:
         """Sums losses and metrics of all parts on the reporting device, into Keras's metrics."""
@@ -312,9 +333,13 @@ class TrainingRun:
                             sharded.on(device).value.assign(value)
 
 
-def _signature(captured: CapturedModel, order: Sequence[int]) -> list[tf.TensorSpec]:
+def _signature(
+    captured: CapturedModel, order: Sequence[int], sizes: Sizes | None = None
+) -> list[tf.TensorSpec]:
+    """Of the tensors of a batch, or of this client's shard of them."""
     specs = [captured.graph.operators[number].output for number in order]
-    return [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
+    own = () if sizes is None else (sizes[cluster.client()],)
+    return [tf.TensorSpec((*own, *spec.shape[len(own) :]), spec.dtype) for spec in specs]
 
 
 def _piece_signature(tracer: StepTracer, order: Sequence[int]) -> list[tf.TensorSpec]:

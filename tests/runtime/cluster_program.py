@@ -6,6 +6,7 @@ file, so that the test can compare clients.
     python -m keras_soap.launch … -- tests/runtime/cluster_program.py FOLDER "images|S|sgd" …
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -69,7 +70,24 @@ subjects.KNOWN["wide"] = subjects.Subject(
 )
 
 
-def train(subject: str, name: str, optimizer: str) -> dict:
+def own_rows(batch_size: int) -> range:
+    """Which of a batch's samples this client gives, where each has a shard: not equally many."""
+    more = batch_size // NUM_CLIENTS > 1
+    edges = [0, *(batch_size * c // NUM_CLIENTS + more for c in range(1, NUM_CLIENTS)), batch_size]
+    return range(edges[CLIENT], edges[CLIENT + 1])
+
+
+def own_part(data, batch_size: int):
+    """This client's shards of all batches."""
+
+    def of(array):
+        batches = np.split(array, range(batch_size, len(array), batch_size))
+        return np.concatenate([batch[own_rows(len(batch))] for batch in batches])
+
+    return keras.tree.map_structure(of, data)
+
+
+def train(subject: str, name: str, optimizer: str, batches: str = "whole") -> dict:
     """Trains and compares; gives what clients are compared by."""
     lowering = subjects.lowering(subject)
     known = subjects.KNOWN[subject]
@@ -78,18 +96,30 @@ def train(subject: str, name: str, optimizer: str) -> dict:
         if name in NAMED
         else anything(lowering, int(name.removeprefix("anything ")))
     )
-    trained = subjects.train(known, optimizer, strategy)
+    soap = SoapStrategy(strategy=strategy, time_chunk=known.time_chunk, batches=batches, verbose=0)
+    fed = known
+    if batches == "sharded":
+        fed = dataclasses.replace(
+            known,
+            data=lambda rng: own_part(known.data(rng), known.batch_size),
+            batch_size=len(own_rows(known.batch_size)),
+        )
+    trained = subjects.train(fed, optimizer, soap)
     subjects.assert_equal_training(subject, optimizer, trained)
-    # Of another size than in training.
+    # Of other sizes than in training.
     x, y, _ = known.samples()
     x, y = (keras.tree.map_structure(lambda a: a[: known.batch_size + 4], data) for data in (x, y))
-    ours = trained.model.evaluate(x, y, batch_size=4, verbose=0, callbacks=[trained.soap])
-    plain = trained.model.evaluate(x, y, batch_size=4, verbose=0)
+    size = 4 if batches == "whole" else known.batch_size
+    plain = trained.model.evaluate(x, y, batch_size=size, verbose=0)
+    plain_outputs = trained.model.predict(x, batch_size=known.batch_size, verbose=0)
+    if batches == "sharded":
+        x, y, plain_outputs = own_part((x, y, plain_outputs), size)
+        size = len(own_rows(size))
+    ours = trained.model.evaluate(x, y, batch_size=size, verbose=0, callbacks=[soap])
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
-    ours = trained.model.predict(x, batch_size=8, verbose=0, callbacks=[trained.soap])
-    plain = trained.model.predict(x, batch_size=8, verbose=0)
+    outputs = trained.model.predict(x, batch_size=fed.batch_size, verbose=0, callbacks=[soap])
     keras.tree.map_structure(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, plain
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), outputs, plain_outputs
     )
     return {
         "logs": trained.logs,

@@ -18,8 +18,11 @@ CASES = [
     "vectors|S and P|scaled",
     "vectors|P|clipped",
     "vectors|anything 2|adam",
+    "images|anything 1|adam|sharded",
+    "vectors, sample_weight|O|sgd|sharded",
 ]
-"""Subject, strategy (of four devices), and optimizer."""
+"""Subject, strategy (of four devices), optimizer, and whether each client has a shard of batches,
+not equally large."""
 
 
 def launch(request, num_clients, devices_per_client, *program, timeout_s=540):
@@ -32,7 +35,7 @@ def launch(request, num_clients, devices_per_client, *program, timeout_s=540):
 
 @pytest.mark.parametrize(
     ("num_clients", "devices_per_client", "cases"),
-    [(2, 2, CASES), (4, 1, ["wide|S|sgd", "vectors|anything 3|adam"])],
+    [(2, 2, CASES), (4, 1, ["wide|S|sgd", "vectors|anything 3|adam", "pairs|P|adam|sharded"])],
 )
 def test_training_evaluation_and_prediction_are_those_of_keras_on_every_client(
     request, tmp_path, num_clients, devices_per_client, cases

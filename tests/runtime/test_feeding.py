@@ -42,6 +42,8 @@ def test_the_next_batch_is_taken_while_the_step_runs():
     feeder = Feeder(lambda batch: batch)
     iterator = batches()
     feeder.next(iterator)
+    assert not taken[1].is_set(), "the first batch is placed before"
+    feeder.take_ahead()
     assert taken[1].wait(10), "the second batch is taken before it is asked for"
     assert not taken[2].is_set(), "and no more than that"
     feeder.close()
@@ -49,9 +51,15 @@ def test_the_next_batch_is_taken_while_the_step_runs():
 
 def test_a_batch_that_was_taken_ahead_is_for_the_next_epoch(feeder):
     endless = iter(range(100))
-    assert [feeder.next(endless) for _ in range(2)] == [0, 10]
+
+    def epoch():
+        for _ in range(2):
+            yield feeder.next(endless)
+            feeder.take_ahead()
+
+    assert list(epoch()) == [0, 10]
     # Nothing is asked for between epochs.
-    assert [feeder.next(endless) for _ in range(2)] == [20, 30]
+    assert list(epoch()) == [20, 30]
 
 
 def test_what_goes_wrong_with_the_data_is_raised_at_its_step(feeder):
@@ -69,6 +77,7 @@ def test_what_goes_wrong_with_the_data_is_raised_at_its_step(feeder):
 def test_closing_leaves_no_thread_behind():
     feeder = Feeder(lambda batch: batch)
     feeder.next(iter([1, 2]))
+    feeder.take_ahead()
     feeder.close()
     names = [thread.name for thread in threading.enumerate()]
     assert not any(name.startswith("keras_soap_feed") for name in names)

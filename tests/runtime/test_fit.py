@@ -64,6 +64,23 @@ def test_validation_evaluate_predict_and_save_give_what_plain_keras_gives(tmp_pa
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("of", ["training", "validation"])
+def test_there_may_be_sample_weights_in_training_alone_or_in_validation_alone(of):
+    weights = np.random.default_rng(3).uniform(0.5, 2, len(X)).astype("float32")
+    fit = {"validation_data": (X, Y, weights)}
+    if of == "training":
+        fit = {"validation_data": (X, Y), "sample_weight": weights}
+    plain, ours = (VECTORS.model("adam") for _ in range(2))
+    soap = SoapStrategy(method="model_parallel", verbose=0)
+    histories = [
+        model.fit(X, Y, callbacks=callbacks, **fit, **FIT)
+        for model, callbacks in ((plain, []), (ours, [soap]))
+    ]
+    for key, values in histories[0].history.items():
+        np.testing.assert_allclose(histories[1].history[key], values, rtol=1e-5)
+    assert_equal_weights(ours, plain)
+
+
 def test_evaluate_and_predict_run_under_the_strategy_when_it_is_passed():
     plain, ours = (VECTORS.model() for _ in range(2))
     ours_soap = soap()
