@@ -67,6 +67,7 @@ def _summary(records: Sequence[Record]) -> str:
 def markdown(records: Sequence[Record]) -> str:
     """One table, a line for each network and number of devices, as the README has it."""
     rows = list(dict.fromkeys(row for record in records for row in record.rows))
+    rows.sort(key=lambda row: row == OURS)
     headers = [
         "network",
         "devices",
