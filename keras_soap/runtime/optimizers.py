@@ -22,11 +22,14 @@ ELEMENTWISE = frozenset(
 """Optimizers whose update of an element depends on that element alone, so that shards of a weight
 can be updated apart."""
 
+_OWN_VARIABLES = frozenset(["Adafactor", "ScheduleFreeAdamW", "MultiOptimizer"])
+"""Optimizers with variables that are not slots beside a weight, or start from its value."""
+
 
 def check_optimizer(optimizer: Any, store: ShardStore, weights: Sequence[keras.Variable]) -> None:
     """Raises `ExecutionError` where sharded updates would not be the optimizer's own."""
     name = type(inner(optimizer)).__name__
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
+    if not isinstance(optimizer, keras.optimizers.Optimizer) or name in _OWN_VARIABLES:
         raise ExecutionError(
             f"Cannot run optimizer {name} under a strategy. Use one of "
             f"{', '.join(sorted(ELEMENTWISE))}."
@@ -215,9 +218,12 @@ def _slots(
     numbers = {id(weight): number for number, weight in enumerate(weights)}
     counts = [0] * len(weights)
 
-    def note(reference: Any, name: Any = None, initializer: Any = "zeros") -> keras.Variable:
-        variable = updating.add_variable(shape=(), dtype=reference.dtype, name=name)
-        number = numbers[id(reference)]
+    # Keras's optimizers call it with these keywords.
+    def note(
+        reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        variable = updating.add_variable(shape=(), dtype=reference_variable.dtype, name=name)
+        number = numbers[id(reference_variable)]
         made[id(variable)] = (number, counts[number])
         counts[number] += 1
         return variable
@@ -243,8 +249,10 @@ def _clone(
     positions = {id(shard): position for position, shard in enumerate(shards)}
     counts = [0] * len(shards)
 
-    def take(reference: Any, name: Any = None, initializer: Any = "zeros") -> keras.Variable:
-        position = positions[id(reference)]
+    def take(
+        reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        position = positions[id(reference_variable)]
         variable = slots[position, counts[position]]
         counts[position] += 1
         updating._track_variable(variable)

@@ -155,3 +155,48 @@ def test_an_exception_in_a_callback_leaves_a_usable_model():
     for model in (plain, ours):
         model.fit(X, Y, **FIT)
     assert_equal_weights(ours, plain)
+
+
+def test_logs_in_files_are_those_of_plain_keras(tmp_path):
+    pytest.importorskip("tensorboard")
+    which = iter(["plain", "ours"])
+
+    def make():
+        folder = tmp_path / next(which)
+        return [
+            keras.callbacks.TensorBoard(folder, histogram_freq=1, update_freq=1),
+            keras.callbacks.CSVLogger(f"{folder}.csv"),
+        ]
+
+    both(make_callbacks=make, validation_data=(X, Y))
+    plain, ours = (
+        np.genfromtxt(tmp_path / f"{who}.csv", delimiter=",", names=True)
+        for who in ("plain", "ours")
+    )
+    assert plain.dtype.names == ours.dtype.names
+    assert {"epoch", "loss", "accuracy", "val_loss"} <= set(plain.dtype.names)
+    for name in plain.dtype.names:
+        np.testing.assert_allclose(ours[name], plain[name], rtol=1e-5)
+    plain, ours = (events(tmp_path / who) for who in ("plain", "ours"))
+    assert plain.keys() == ours.keys()
+    assert {tag for tag, _ in plain} >= {
+        "epoch_loss",
+        "batch_loss",
+        "evaluation_loss_vs_iterations",
+    }
+    assert any("kernel" in tag for tag, _ in plain)
+    for key, value in plain.items():
+        if "per_second" not in key[0]:
+            np.testing.assert_allclose(ours[key], value, rtol=1e-5, atol=1e-5, err_msg=str(key))
+
+
+def events(folder):
+    """Scalars and histograms by tag and step."""
+    found = {}
+    for path in folder.rglob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if "graph" not in value.tag and "keras" not in value.tag:
+                    tensor = tf.make_ndarray(value.tensor)
+                    found[f"{path.parent.name}/{value.tag}", event.step] = tensor
+    return found

@@ -1,11 +1,15 @@
 """What an optimizer does with gradients as a whole comes out as on one device."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 from keras_soap import SoapStrategy
+from keras_soap.errors import ExecutionError
+from keras_soap.runtime.optimizers import ELEMENTWISE
 from tests.runtime.strategies import NAMED
 from tests.runtime.subjects import SUBJECTS, lowering
 
@@ -185,3 +189,30 @@ def test_mixed_float16_scales_the_loss_by_itself(strategy):
     assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations) > 0
     for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+ALL = [
+    name
+    for name, value in vars(keras.optimizers).items()
+    if inspect.isclass(value)
+    and issubclass(value, keras.optimizers.Optimizer)
+    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+]
+"""Every optimizer of Keras's that is none of others."""
+REFUSED = ("Adafactor", "ScheduleFreeAdamW")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_optimizer_of_keras_trains_as_on_one_device_or_says_why_not(name):
+    def make():
+        return getattr(keras.optimizers, name)(0.002)
+
+    if name in REFUSED:
+        with pytest.raises(ExecutionError, match=f"Cannot run optimizer {name} .*Use one of"):
+            train_both("vectors", "S", make)
+    elif name in ELEMENTWISE:
+        train_both("vectors", "S and P", make, 2e-5)
+    else:
+        train_both("vectors", "S", make, 2e-5)
+        with pytest.raises(ExecutionError, match=f"{name} .* splits .*dims='SOA'"):
+            train_both("vectors", "P", make)
