@@ -69,6 +69,10 @@ class EinsumDense(Contraction):
     def refuses(self, attributes, inputs, output):
         if attributes.get("lora_rank") or attributes.get("quantization_config"):
             return "LoRA and quantized layers have other weights"
+        output = attributes["equation"].replace(" ", "")
+        if len(attributes["bias_axes"] or "") == 1 and not output.endswith(attributes["bias_axes"]):
+            # keras.ops.add takes a bias whose size is that of the last axis to be along that.
+            return "its bias is along another axis than the last, which sizes of parts may hide"
         return unknown_activation(attributes)
 
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
