@@ -2,7 +2,8 @@
 
 1. numba keeps compiled code as long as the file of a function does not change; it does not notice
    a change of a function that was compiled into it from another file. So compiled code is thrown
-   away when any file of `strategy/` or `simulator/` has changed.
+   away when any file of `strategy/` or `simulator/` has changed, or `tasks/all_reduce.py`, of which
+   it has a constant.
 2. Functions that Python does not call borrow their arrays: they make no arrays, so there are no
    references to count, which would cost more than the work.
 """
@@ -18,6 +19,7 @@ import numba
 def _forget_other_sources() -> None:
     folders = [Path(__file__).with_name(name) for name in ("strategy", "simulator")]
     digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(Path(__file__).with_name("tasks").joinpath("all_reduce.py").read_bytes())
     for folder in folders:
         for file in sorted(folder.glob("*.py")):
             digest.update(file.read_bytes())

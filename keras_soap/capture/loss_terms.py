@@ -5,6 +5,7 @@ Inputs of a part are its slices of the prediction (or its logits), the target, t
 on them and metrics read the prediction).
 """
 
+import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ def report_dtype(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-class TermWithoutTarget:
+class TermWithoutTarget(abc.ABC):
     """What layers add to the loss, in the place of a `LossTerm`: without target and metrics."""
 
     weight: ClassVar[float] = 1.0
@@ -33,9 +34,9 @@ class TermWithoutTarget:
     metrics: ClassVar[tuple] = ()
     metric_variables: ClassVar[tuple] = ()
 
+    @abc.abstractmethod
     def value(self, inputs: Any) -> Any:
         """What a part adds to the loss: a scalar."""
-        raise NotImplementedError(f"{type(self).__name__} has no value")
 
     def result(self, inputs: Any, normalizer: Any) -> tuple[Any, Any]:
         """The same, and the part's report of it."""

@@ -1,7 +1,7 @@
 """Runs parts, updates and bare tasks on real devices, and times them.
 
 A part runs as the runtime runs it: the rule computes it from slices, under a tape of its own, in a
-multi-device function. Forward is what the forward pass takes beyond an empty function on the same
+function. Forward is what the forward pass takes beyond an empty function on the same
 arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
 weights are what all together takes beyond that.
 
@@ -27,8 +27,7 @@ from keras_soap.operators.rule import Part, PartCall
 
 LONG_NS = 12_000_000
 """A part that is done sooner is timed in copies that take so long together: calling a function and
-waking its threads takes time that is none of the part's. With one copy, a matrix product of 3.5 ms
-on two logical CPUs at once was timed at 4.3 ms."""
+waking its threads takes time that is none of the part's."""
 
 NUM_COPIES = 16
 """How many copies at most; they run one after the other."""

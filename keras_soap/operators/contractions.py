@@ -5,6 +5,7 @@ labels that its output has, and all of the labels that are summed over. Axes alo
 split are parameters: heads and units of a projection.
 """
 
+import abc
 import math
 import string
 from collections.abc import Sequence
@@ -20,14 +21,14 @@ from keras_soap.operators.rule import Dimension, DimensionKind, Part, Rule, axis
 Labels = tuple[str, ...]
 
 
-class Contraction(Rule):
+class Contraction(Rule, abc.ABC):
     """What these rules share: all follows from the labels."""
 
     takes_weights = True
 
+    @abc.abstractmethod
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
         """Of the axes of each input, of each weight that is a factor, and of the output."""
-        raise NotImplementedError(f"{type(self).__name__} has no labels")
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         _, weights, output = self.labels(operator)
@@ -101,9 +102,9 @@ class EinsumDense(Contraction):
 class _Operation(Contraction):
     """Operations of `keras.ops`, of tensors and weights in any order."""
 
+    @abc.abstractmethod
     def equation(self, operator: Operator, ranks: Sequence[int]) -> str:
         """The equation of factors of these ranks."""
-        raise NotImplementedError(f"{type(self).__name__} has no equation")
 
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
         operands = [operand for operand in operator.attributes["operands"] if operand]

@@ -22,9 +22,8 @@ from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
-from keras_soap.runtime.batch_shards import Sizes, rows
 from keras_soap.runtime.collectives import Reductions
-from keras_soap.runtime.exchange import here, host_of, hosts, is_here, move, on, placeholder
+from keras_soap.runtime.exchange import here, move, on
 from keras_soap.runtime.pieces import Region, accumulate, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
@@ -92,11 +91,11 @@ class StepTracer:
         """Names of the devices of an operator's parts."""
         return [self.device_names[device] for device in self.configs[number].devices]
 
-    def forward(self, fed: Mapping[int, tf.Tensor | Sequence[tf.Tensor]]) -> None:
+    def forward(self, fed: Mapping[int, Sequence[tf.Tensor]]) -> None:
         """Traces all forward tasks.
 
         Args:
-            fed: For each input operator its tensor, whole, or what `cut_batch` has made of it.
+            fed: For each input operator its pieces, one for each part; see `batch_pieces`.
         """
         for number, operator in enumerate(self.graph.operators):
             with tf.name_scope(_scope(operator.name)):
@@ -105,37 +104,7 @@ class StepTracer:
                 else:
                     self.traces.append(self._forward(number))
 
-    def cut_batch(
-        self, number: int, tensor: tf.Tensor, sizes: Sizes | None = None
-    ) -> list[tf.Tensor]:
-        """For each part of an input operator its piece of the whole tensor, on its device.
-
-        Args:
-            number: Of the operator.
-            tensor: What this client has of it.
-            sizes: Samples that each client has; None if each has them all.
-        """
-        samples, *others = ((0, size) for size in self.graph.operators[number].output.shape)
-        pieces = []
-        for part, device in zip(self.parts[number], self.devices(number), strict=True):
-            own = [(host_of(device), samples)]
-            sources = own if sizes is None else zip(hosts(), rows(sizes), strict=True)
-            found = []
-            for host, (first, last) in sources:
-                start, stop = part.output[0]
-                if max(start, first) < min(stop, last):
-                    wanted = ((max(start, first), min(stop, last)), *part.output[1:])
-                    with tf.name_scope("feed"), on(host):
-                        like = [last - first, *tensor.shape[1:]]
-                        held = tensor if is_here(host) else placeholder(like, tensor.dtype, host)
-                        piece = cut(held, ((first, last), *others), wanted)
-                    found.append((wanted, move(piece, host, device)))
-            with tf.name_scope("feed"), on(device):
-                pieces.append(assemble(found))
-        return pieces
-
-    def _feed(self, number: int, fed: tf.Tensor | Sequence[tf.Tensor]) -> list[_PartTrace]:
-        pieces = self.cut_batch(number, fed) if isinstance(fed, tf.Tensor) else fed
+    def _feed(self, number: int, pieces: Sequence[tf.Tensor]) -> list[_PartTrace]:
         traces = []
         for piece, device in zip(pieces, self.devices(number), strict=True):
             with tf.name_scope("feed"):

@@ -12,10 +12,10 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import CapturedStep
-from keras_soap.runtime import between_clients, cluster, collectives, layouts
+from keras_soap.runtime import batch_pieces, between_clients, cluster, collectives, layouts
 from keras_soap.runtime.batch_shards import Sizes, rows
 from keras_soap.runtime.collectives import Reductions
-from keras_soap.runtime.exchange import here, is_here, move, on, placeholder, tracing
+from keras_soap.runtime.exchange import here, is_here, move, on, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
 from keras_soap.runtime.pieces import ranges
@@ -114,13 +114,15 @@ class TrainingRun:
         order = step.fed
         tracer = self._tracer(step.model, training=False)
 
-        @tf.function(input_signature=_signature(step.model, order, sizes), autograph=False)
+        @tf.function(
+            input_signature=batch_pieces.signature(step.model, order, sizes), autograph=False
+        )
         def place(*fed: tf.Tensor) -> list[tf.Tensor]:
             with tracing("a batch"):
-                cut = [tracer.cut_batch(n, x, sizes) for n, x in zip(order, fed, strict=True)]
+                cut = batch_pieces.cut_batch(tracer, order, fed, sizes)
             return [
                 piece
-                for number, pieces in zip(order, cut, strict=True)
+                for number, pieces in cut.items()
                 for piece, device in zip(pieces, tracer.devices(number), strict=True)
                 if is_here(device)
             ]
@@ -131,11 +133,13 @@ class TrainingRun:
         """The `tf.function` of one training step, from the pieces of a batch to Keras's logs."""
         placed = self._tracer(step.model, training=True)
 
-        @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
+        @tf.function(
+            input_signature=batch_pieces.piece_signature(placed, step.fed), autograph=False
+        )
         def train(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
             with tracing("a training step"):
                 tracer = self._tracer(step.model, training=True)
-                tracer.forward(_by_input(tracer, step.fed, pieces))
+                tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
                 logs = self._report(step, tracer)
                 tracer.backward(self.optimizer.loss_scale)
                 gradients = self._reduced_gradients(tracer)
@@ -150,11 +154,13 @@ class TrainingRun:
         """The `tf.function` of one evaluation step, with the arguments of a training step's."""
         placed = self._tracer(step.model, training=False)
 
-        @tf.function(input_signature=_piece_signature(placed, step.fed), autograph=False)
+        @tf.function(
+            input_signature=batch_pieces.piece_signature(placed, step.fed), autograph=False
+        )
         def test(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
             with tracing("an evaluation step"):
                 tracer = self._tracer(step.model, training=False)
-                tracer.forward(_by_input(tracer, step.fed, pieces))
+                tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
                 return self._report(step, tracer)
 
         return test
@@ -171,13 +177,13 @@ class TrainingRun:
         """
         order = captured.inputs
 
-        @tf.function(input_signature=_signature(captured, order, sizes), autograph=False)
+        @tf.function(
+            input_signature=batch_pieces.signature(captured, order, sizes), autograph=False
+        )
         def predict(*fed: tf.Tensor) -> Any:
             with tracing("a prediction step"):
                 tracer = self._tracer(captured, training=False)
-                tracer.forward(
-                    {n: tracer.cut_batch(n, x, sizes) for n, x in zip(order, fed, strict=True)}
-                )
+                tracer.forward(batch_pieces.cut_batch(tracer, order, fed, sizes))
                 flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
                 if sizes is not None:
                     start, stop = rows(sizes)[cluster.client()]
@@ -196,11 +202,13 @@ class TrainingRun:
             captured: The model alone, whose operators are the first of the step's.
         """
 
-        @tf.function(input_signature=_signature(captured, captured.inputs), autograph=False)
+        @tf.function(
+            input_signature=batch_pieces.signature(captured, captured.inputs), autograph=False
+        )
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
             with tracing("activations"):
                 tracer = self._tracer(captured, training=False)
-                tracer.forward(dict(zip(captured.inputs, fed, strict=True)))
+                tracer.forward(batch_pieces.cut_batch(tracer, captured.inputs, fed))
                 return [
                     [
                         trace.outputs[operator.first_made]
@@ -331,49 +339,6 @@ class TrainingRun:
                     if is_here(device):
                         with on(device):
                             sharded.on(device).value.assign(value)
-
-
-def _signature(
-    captured: CapturedModel, order: Sequence[int], sizes: Sizes | None = None
-) -> list[tf.TensorSpec]:
-    """Of the tensors of a batch, or of this client's shard of them."""
-    specs = [captured.graph.operators[number].output for number in order]
-    own = () if sizes is None else (sizes[cluster.client()],)
-    return [tf.TensorSpec((*own, *spec.shape[len(own) :]), spec.dtype) for spec in specs]
-
-
-def _piece_signature(tracer: StepTracer, order: Sequence[int]) -> list[tf.TensorSpec]:
-    """Of the pieces that are placed on devices of this client."""
-    return [
-        tf.TensorSpec(_sizes(part.output), tracer.graph.operators[number].output.dtype)
-        for number in order
-        for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True)
-        if is_here(device)
-    ]
-
-
-def _by_input(
-    tracer: StepTracer, order: Sequence[int], pieces: Sequence[tf.Tensor]
-) -> dict[int, Sequence[tf.Tensor]]:
-    """Pieces by the number of their input operator; in outline, those of other clients."""
-    left = iter(pieces)
-    return {
-        number: [
-            next(left)
-            if is_here(device)
-            else placeholder(
-                tf.TensorShape(_sizes(part.output)),
-                tf.as_dtype(tracer.graph.operators[number].output.dtype),
-                device,
-            )
-            for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True)
-        ]
-        for number in order
-    }
-
-
-def _sizes(region: Sequence[tuple[int, int]]) -> list[int]:
-    return [stop - start for start, stop in region]
 
 
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:

@@ -41,14 +41,12 @@ def search(
     Raises:
         SearchError: If the problem is too large to try, or devices share what they compute with.
     """
-    if (problem.topology.capacity > 1).any() or len(set(problem.topology.compute)) < (
-        problem.topology.num_devices
-    ):
+    pools = {device.pool for device in problem.topology.devices if device.pool}
+    if pools:
         raise SearchError(
-            f"Devices of topology {problem.topology.name!r} share what they compute with "
-            f"(pool {next(d.pool for d in problem.topology.devices if d.pool)!r}), which the "
-            "bounds of an exhaustive search do not know. Use method='mcmc', or a topology without "
-            "pools."
+            f"Devices of topology {problem.topology.name!r} share what they compute with (pool "
+            f"{min(pools)!r}), which the bounds of an exhaustive search do not know. Use "
+            "method='mcmc', or a topology without pools."
         )
     sizes = [problem.space.num_configs(family) for family in range(len(problem.space.families))]
     pairs = max(

@@ -1,29 +1,25 @@
 """The simulator over flat arrays: what `simulator` calls.
 
-1. `simulate`: all tasks of a `TaskGraph`, exactly as `reference.simulate`.
-2. `propose`, then `accept` or `reject`: a strategy with some configurations changed. Only blocks of
+1. `propose`, then `accept` or `reject`: a strategy with some configurations changed. Only blocks of
    the changed operators and of their edges are rebuilt (`blocks`), and only what comes after the
-   first change is simulated (`events`). The outcome is exactly that of building afresh.
-3. A proposal may come with a limit. It then ends as soon as its step certainly takes longer.
-4. With a limit, an edge of more than `PAIRS_OF_PROPOSAL` pairs counts as too long: on a thousand
+   first change is simulated (`cut`, `events`). The outcome is exactly that of building afresh.
+2. A proposal may come with a limit. It then ends as soon as its step certainly takes longer.
+3. With a limit, an edge of more than `PAIRS_OF_PROPOSAL` pairs counts as too long: on a thousand
    devices, rows for all parts of one operator with all of the next would take gigabytes.
 
 A call that needs a configuration or rows that are not there says so, and leaves all as it was.
 """
 
-import numpy as np
-
 from keras_soap.jit import entry, njit
-from keras_soap.simulator import events, queue
+from keras_soap.simulator import events
 from keras_soap.simulator.blocks import (
-    build_edge,
     build_operator,
-    free_edge,
     free_operator,
     set_block_rows,
-    weigh_edge,
     weigh_operator,
 )
+from keras_soap.simulator.cut import begin, find_cut, find_position, restore
+from keras_soap.simulator.edge_blocks import build_edge, free_edge, weigh_edge
 from keras_soap.simulator.layout import (
     AT_CONFIG,
     AT_INTS,
@@ -92,61 +88,6 @@ from keras_soap.simulator.layout import (
     STEP_NS,
     TRANSFERS,
 )
-
-
-@entry
-def simulate(
-    capacity,
-    run_time_ns,
-    resource_offsets,
-    resources,
-    successor_offsets,
-    successors,
-    ready,
-    start,
-    end,
-):
-    """Runs all tasks; fills `ready`, `start` and `end`. Gives the number of tasks that ran."""
-    num_tasks = len(run_time_ns)
-    missing = np.zeros(num_tasks, np.int32)
-    for task in successors:
-        missing[task] += 1
-    # Of each resource as many places as it can run tasks at once, one after the other.
-    places = np.zeros(len(capacity) + 1, np.int64)
-    places[1:] = np.cumsum(capacity)
-    free = np.zeros(places[-1], np.int64)
-    chosen = places[:-1].copy()
-    heap = np.empty(3 * (num_tasks + 1), np.int64)
-    size = 0
-    for task in range(num_tasks):
-        ready[task] = 0
-        if missing[task] == 0:
-            size = queue.push(heap, size, 0, task, 0)
-    num_done = 0
-    while size:
-        task = heap[1]
-        size = queue.pop(heap, size)
-        begin = ready[task]
-        for k in range(resource_offsets[task], resource_offsets[task + 1]):
-            resource = resources[k]
-            place = places[resource]
-            for other in range(place + 1, places[resource + 1]):
-                if free[other] < free[place]:
-                    place = other
-            chosen[resource] = place
-            begin = max(begin, free[place])
-        done = begin + run_time_ns[task]
-        start[task], end[task] = begin, done
-        for k in range(resource_offsets[task], resource_offsets[task + 1]):
-            free[chosen[resources[k]]] = done
-        num_done += 1
-        for k in range(successor_offsets[task], successor_offsets[task + 1]):
-            successor = successors[k]
-            ready[successor] = max(ready[successor], done)
-            missing[successor] -= 1
-            if missing[successor] == 0:
-                size = queue.push(heap, size, ready[successor], successor, 0)
-    return num_done
 
 
 @njit
@@ -292,7 +233,7 @@ def build_change(machine, model, tables, state):
     """Makes the tasks of `state.wanted_*` for operators `state.changed[:scalar[NUM_CHANGED]]`.
 
     Returns:
-        DONE, and `run_change` or `drop_change` may follow; or EXCEEDED (rule 4) or what is missing,
+        DONE, and `run_change` or `drop_change` may follow; or EXCEEDED (rule 3) or what is missing,
         and all is as it was.
     """
     scalar = state.scalar
@@ -319,7 +260,7 @@ def build_change(machine, model, tables, state):
 
 @njit
 def run_change(machine, model, tables, state, limit):
-    """Simulates what `build_change` made; see rule 3.
+    """Simulates what `build_change` made; see rule 2.
 
     Returns:
         DONE, and `take_change` or `drop_change` may follow; or EXCEEDED, and `drop_change` must.
@@ -327,17 +268,19 @@ def run_change(machine, model, tables, state, limit):
     scalar = state.scalar
     longest = 0
     for resource in range(machine.num_resources):
-        share = -(-state.load[1, resource] // machine.capacity[resource])
+        share = state.load[1, resource]
+        if share > longest and resource < machine.num_devices:
+            share = -(-share // machine.capacity[resource])
         longest = max(longest, share)
     if longest > limit:
         scalar[NEW_STEP_NS] = longest
         return EXCEEDED
     _set_tails(model, state)
-    cut = events.find_cut(model, tables, state)
-    position = events.find_position(state, cut)
+    cut = find_cut(model, tables, state)
+    position = find_position(state, cut)
     scalar[CUT], scalar[CUT_READY] = position, cut
-    size = events.restore(machine, model, state, cut, position)
-    size = events.begin(model, tables, state, cut, size)
+    size = restore(machine, model, state, cut, position)
+    size = begin(model, tables, state, cut, size)
     if not events.simulate(machine, model, tables, state, cut, size, limit):
         scalar[NEW_STEP_NS] = limit + 1
         return EXCEEDED

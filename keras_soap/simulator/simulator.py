@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from keras_soap.jit import is_compiled
-from keras_soap.simulator import kernel
+from keras_soap.simulator import kernel, whole
 from keras_soap.simulator.layout import (
     BEST_EXCESS_BYTES,
     BEST_MOVED_BYTES,
@@ -73,13 +73,13 @@ _SECONDS_AT_ONCE = 0.02
 
 
 def simulate(graph: TaskGraph) -> Timeline:
-    """Runs all tasks of `graph` and says when each ran; the kernel's `reference.simulate`.
+    """Runs all tasks of `graph` and says when each ran; `reference.simulate` in compiled code.
 
     Raises:
         ValueError: If tasks wait for each other in a circle.
     """
     ready, start, end = (np.zeros(graph.num_tasks, np.int64) for _ in range(3))
-    num_done = kernel.simulate(
+    num_done = whole.simulate(
         graph.capacity,
         graph.run_time_ns,
         graph.resource_offsets,

@@ -1,6 +1,7 @@
 """Traces and pages of a simulated step."""
 
 import collections
+import dataclasses
 import itertools
 import json
 import re
@@ -26,9 +27,18 @@ def events(path):
     return [event for event in content["traceEvents"] if event["ph"] == "X"], content
 
 
+def sharing_cores(pool_size):
+    alone = machine(4, num_nodes=2)
+    devices = [dataclasses.replace(d, pool="cores", pool_size=pool_size) for d in alone.devices]
+    return dataclasses.replace(alone, devices=tuple(devices))
+
+
 @pytest.mark.parametrize("name", BASELINES)
-def test_the_file_is_json_and_no_two_events_of_a_row_overlap(tmp_path, name):
-    of, tasks, timeline = simulated(name)
+@pytest.mark.parametrize("pool_size", [0, 1, 3])
+def test_the_file_is_json_and_no_two_events_of_a_row_overlap(tmp_path, name, pool_size):
+    of, tasks, timeline = simulated(
+        name, problem(diamond(), sharing_cores(pool_size)) if pool_size else None
+    )
     path = tmp_path / "trace.json"
     trace.write_trace(path, of.graph, of.topology, tasks, timeline)
     found, content = events(path)

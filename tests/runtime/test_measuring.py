@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf  # noqa: F401  # so that conftest makes devices
+import tensorflow as tf
 from keras import layers
 
 from keras_soap import SoapStrategy
@@ -31,6 +31,26 @@ def measured(monkeypatch):
     )
     monkeypatch.setattr(measure_parts, "measure_update", lambda *a: PartTime(1_000, 0))
     return count
+
+
+@pytest.mark.parametrize(
+    ("cores", "intra", "inter", "pool_size"),
+    [(8, 1, 6, 6), (8, 2, 6, 4), (8, 0, 0, 1), (2, 1, 6, 2), (8, 1, 0, 8), (1, 4, 4, 1)],
+)
+def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
+    monkeypatch, cores, intra, inter, pool_size
+):
+    threads = tf.config.threading
+    monkeypatch.setattr(measured_topology, "num_cores", lambda: cores)
+    monkeypatch.setattr(threads, "get_intra_op_parallelism_threads", lambda: intra)
+    monkeypatch.setattr(threads, "get_inter_op_parallelism_threads", lambda: inter)
+    topology = local_topology().subset(2)
+    found = measured_topology.with_pool(topology)
+    assert found.compute == (0, 0)
+    assert found.capacity[:2].tolist() == [pool_size] * 2
+    assert measure.at_once(found) == min(2, pool_size)
+    whole, shared = topology.devices[0], found.devices[0]
+    assert shared.peak_flops_per_s * pool_size == pytest.approx(2 * whole.peak_flops_per_s)
 
 
 def fit_with(**arguments) -> SoapStrategy:

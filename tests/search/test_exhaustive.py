@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from keras_soap.errors import SearchError
@@ -73,6 +75,14 @@ def test_bounds_of_a_chain_are_not_above_the_fastest(name):
 def test_large_problems_are_refused():
     problem = toys.problem(toys.chain(), toys.machine(16))
     with pytest.raises(SearchError, match="too many for an exhaustive search"):
+        exhaustive.search(problem, Budget(proposals=10), 0)
+
+
+def test_devices_that_share_cores_are_refused():
+    alone = toys.machine(2)
+    shared = tuple(dataclasses.replace(device, pool="cores") for device in alone.devices)
+    problem = toys.problem(toys.chain(), dataclasses.replace(alone, devices=shared))
+    with pytest.raises(SearchError, match=r"share what they compute with \(pool 'cores'"):
         exhaustive.search(problem, Budget(proposals=10), 0)
 
 

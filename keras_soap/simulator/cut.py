@@ -1,0 +1,208 @@
+"""From where on a proposal is simulated, and what is known there.
+
+1. `find_cut`: a time before which the timeline is that of the accepted strategy, since neither an
+   old nor a new task of the changed blocks is ready before.
+2. `restore`: resources as they were then, from a copy and the log; tasks that were waiting then.
+3. `begin`: tasks of the changed blocks that wait for nothing after it.
+"""
+
+from keras_soap.jit import njit
+from keras_soap.simulator.held import links_of_task, place_of
+from keras_soap.simulator.layout import (
+    AT_CONFIG,
+    CONFIG_PARTS,
+    CONFIG_STAGES,
+    CONFIG_WIDTH,
+    EDGE_BLOCK_F,
+    EDGE_PRODUCER,
+    END,
+    EPOCH,
+    GRADIENTS,
+    INDEX_BITS,
+    INDEX_MASK,
+    LATEST,
+    LOG_CHUNK,
+    LOG_CODE,
+    LOG_END,
+    LOG_KNOWN,
+    LOG_READY,
+    LOG_USED,
+    MISSING,
+    NEVER,
+    NUM_CHANGED,
+    NUM_PAIRS,
+    OP_BLOCK_F,
+    OP_IN,
+    OP_IN_END,
+    P_LINKS,
+    P_LINKS_B,
+    P_PARTS,
+    P_TIME,
+    P_TIME_B,
+    PAIRS,
+    READY,
+    REPORTS,
+    RESOURCE,
+    STAMP,
+    TIME,
+    TRANSFERS,
+)
+from keras_soap.simulator.predecessors import count_missing
+from keras_soap.simulator.queue import push
+
+
+@njit
+def find_cut(model, tables, state):
+    """When the earliest old or new task of the changed blocks is ready."""
+    cut = NEVER
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        block = model.op[n, OP_BLOCK_F]
+        cut = min(cut, state.block_first[block])
+        num_parts = tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]
+        ready = state.scratch[0]
+        for part in range(num_parts):
+            ready[part] = 0
+        for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+            cut = min(cut, state.block_first[model.edge[e, EDGE_BLOCK_F]])
+            producer = model.edge[e, EDGE_PRODUCER]
+            block = model.op[producer, OP_BLOCK_F]
+            if state.block_changed[block]:
+                for part in range(num_parts):
+                    ready[part] = NEVER
+                continue
+            config = tables.config[state.op[producer, AT_CONFIG]]
+            row = state.block_row[block] + (config[CONFIG_STAGES] - 1) * config[CONFIG_WIDTH]
+            first = state.edge[e, PAIRS]
+            for k in range(first, first + state.edge[e, NUM_PAIRS]):
+                end = state.task[row + (state.pair[k, P_PARTS] >> 32), END]
+                part = state.pair[k, P_PARTS] & INDEX_MASK
+                if state.pair[k, P_TIME] >= 0:
+                    cut = min(cut, end)
+                ready[part] = max(ready[part], end)
+        for part in range(num_parts):
+            cut = min(cut, ready[part])
+    return cut
+
+
+@njit
+def find_position(state, cut):
+    """First position in the log whose task is ready at `cut` or later."""
+    low, high = 0, state.scalar[LOG_USED]
+    while low < high:
+        middle = (low + high) // 2
+        if state.log[middle, LOG_READY] < cut:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit
+def restore(machine, model, state, cut, position):
+    """Resources and the queue as they were when the first task ready at `cut` was to start."""
+    resource, log, heap = state.resource, state.log, state.heap
+    ints, task, pair = state.ints, state.task, state.pair
+    block, block_row = model.block, state.block_row
+    save = min(position // state.save_every, len(state.saves))
+    which = state.save_which[save - 1]
+    for number in range(resource.shape[1]):
+        resource[0, number] = state.saves[save - 1, which, 0, number] if save else 0
+        resource[1, number] = state.saves[save - 1, which, 1, number] if save else 0
+    for at in range(save * state.save_every, position):
+        code, end = log[at, LOG_CODE], log[at, LOG_END]
+        of = code >> INDEX_BITS
+        kind, row = block[of, 0], block_row[of] + (code & INDEX_MASK)
+        held, links, time = 0, 0, 0
+        if kind == TRANSFERS:
+            time, links, held = pair[row, P_TIME], pair[row, P_LINKS], -1
+        elif kind == GRADIENTS:
+            time, links, held = pair[row, P_TIME_B], pair[row, P_LINKS_B], -1
+        else:
+            time, held = task[row, TIME], task[row, RESOURCE]
+        if held >= 0 and kind != REPORTS:
+            place = place_of(resource[0], held, machine.capacity, machine.spare)
+            resource[1, held] += end - time - resource[0, place]
+            resource[0, place] = end
+        else:
+            first, last = links_of_task(
+                machine.route_offsets, machine.num_devices, ints, kind, held, links
+            )
+            for k in range(first, last):
+                link = ints[k]
+                place = link
+                if link < machine.num_devices:
+                    place = place_of(resource[0], link, machine.capacity, machine.spare)
+                resource[1, link] += end - time - resource[0, place]
+                resource[0, place] = end
+    size = 0
+    used = state.scalar[LOG_USED]
+    for chunk in range(position // LOG_CHUNK, (used + LOG_CHUNK - 1) // LOG_CHUNK):
+        if state.log_first[chunk] >= cut:
+            continue
+        for at in range(max(position, chunk * LOG_CHUNK), min(used, (chunk + 1) * LOG_CHUNK)):
+            if log[at, LOG_KNOWN] < cut:
+                code = log[at, LOG_CODE]
+                if not state.block_changed[code >> INDEX_BITS]:
+                    size = push(heap, size, log[at, LOG_READY], code, log[at, LOG_KNOWN])
+    return size
+
+
+@njit
+def _count_missing(model, tables, state, cut, of, index):
+    return count_missing(
+        cut,
+        of,
+        index,
+        state.op,
+        state.edge,
+        state.task,
+        state.pair,
+        state.ints,
+        model.block,
+        state.block_row,
+        state.block_changed,
+        state.block_first,
+        model.op,
+        model.edge,
+        model.out_edges,
+        model.sharers,
+        tables.config,
+        tables.reduction,
+        tables.combine,
+        tables.members,
+    )
+
+
+@njit
+def begin(model, tables, state, cut, size):
+    """Queues the tasks of the changed blocks that wait for nothing after the cut."""
+    task, pair, heap = state.task, state.pair, state.heap
+    epoch = state.scalar[EPOCH]
+    for i in range(state.scalar[NUM_CHANGED]):
+        n = state.changed[i]
+        of = model.op[n, OP_BLOCK_F]
+        for e in range(model.op[n, OP_IN], model.op[n, OP_IN_END]):
+            producer = model.edge[e, EDGE_PRODUCER]
+            before = model.op[producer, OP_BLOCK_F]
+            if state.block_changed[before] or state.block_first[before] >= cut:
+                continue
+            config = tables.config[state.op[producer, AT_CONFIG]]
+            base = state.block_row[before]
+            base += (config[CONFIG_STAGES] - 1) * config[CONFIG_WIDTH]
+            first = state.edge[e, PAIRS]
+            code = model.edge[e, EDGE_BLOCK_F] << INDEX_BITS
+            for k in range(state.edge[e, NUM_PAIRS]):
+                if pair[first + k, P_TIME] >= 0:
+                    row = base + (pair[first + k, P_PARTS] >> 32)
+                    if task[row, READY] < cut:
+                        size = push(heap, size, task[row, END], code + k, task[row, READY])
+        for part in range(tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]):
+            row = state.block_row[of] + part
+            missing, latest, known = _count_missing(model, tables, state, cut, of, part)
+            task[row, STAMP] = epoch
+            task[row, MISSING] = missing
+            task[row, LATEST] = latest
+            if missing == 0:
+                size = push(heap, size, latest, of << INDEX_BITS | part, known)
+    return size
