@@ -4,8 +4,9 @@
 2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
    step time so far; it starts hotter after a cycle that gained little, and colder after one that
    gained much. Between cycles the worse half of the chains restarts from the best.
-3. In the first `LAYER_CYCLES` every other chain moves whole layers only: which share devices
-   and which are apart decides the most, and is hard to change later, one operator at a time.
+3. In the first `LAYER_CYCLES` half of what every other chain changes are whole layers: which
+   share devices and which are apart decides the most, and is hard to change later, one operator at
+   a time.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -36,8 +37,9 @@ WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
 LAYER_CYCLES = 4
-"""In how many cycles every other chain moves whole layers only, each time from hot to cold."""
-LAYERS_HOT, LAYERS_COLD = 100.0, 1000.0
+"""In how many cycles every other chain changes whole layers, too, each time from hot to cold."""
+LAYERS_SHARE = 0.5
+LAYERS_HOT = 100.0
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -144,8 +146,8 @@ class _Sampling:
         """How a chain moves in the next round."""
         cycles = self._cycles()
         if chain.number % 2 and cycles < LAYER_CYCLES:
-            sharpness = LAYERS_HOT * (LAYERS_COLD / LAYERS_HOT) ** (cycles % 1.0)
-            return Phase(beta_per_ns(self.tracker.best, sharpness), layer_share=1.0)
+            sharpness = LAYERS_HOT * (COLD / LAYERS_HOT) ** (cycles % 1.0)
+            return Phase(beta_per_ns(self.tracker.best, sharpness), LAYERS_SHARE)
         start = self.start_sharpness
         sharpness = start * (COLD / start) ** (cycles % 1.0)
         return Phase(beta_per_ns(self.tracker.best, sharpness))

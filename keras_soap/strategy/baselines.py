@@ -25,12 +25,15 @@ LITTLE = 0.25
 
 
 def data_parallel(
-    graph: OperatorGraph, dimensions: Dimensions, topology: DeviceTopology
+    graph: OperatorGraph,
+    dimensions: Dimensions,
+    topology: DeviceTopology,
+    num_devices: int | None = None,
 ) -> Strategy:
-    """Every operator splits its samples over all devices."""
+    """Every operator splits its samples over all devices, or over the first `num_devices`."""
     plan = _Plan(graph, dimensions, topology)
     for family in plan.families:
-        plan.split(family, {DimensionKind.SAMPLE: plan.num_devices})
+        plan.split(family, {DimensionKind.SAMPLE: num_devices or plan.num_devices})
     return plan.strategy()
 
 

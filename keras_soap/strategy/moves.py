@@ -35,6 +35,9 @@ class Moves(NamedTuple):
     layers: np.ndarray  # families that have; all if none has
     neighbour_start: np.ndarray  # (families + 1,)
     neighbours: np.ndarray  # (pairs, 2): an operator of the family, and one beside it
+    twins_of: np.ndarray  # (families,): number of the group of families that are alike
+    twin_start: np.ndarray  # (groups + 1,)
+    twins: np.ndarray  # families, by group
     size_start: np.ndarray  # (families + 1,)
     sizes: np.ndarray  # (sizes, 3): parts, first choice, end of choices
     choices: np.ndarray  # (choices, dimensions): degrees; 1 beyond those of the operator
@@ -77,6 +80,9 @@ def make_moves(space: "SearchSpace") -> Moves:
     for row, of_choice in enumerate(choices):
         degrees[row, : len(of_choice)] = of_choice
     strides = [()] + [placement.strides(num_devices, size) for size in range(1, num_devices + 1)]
+    groups: list[list[int]] = [[] for _ in range(max(space.twins) + 1)]
+    for family, group in enumerate(space.twins):
+        groups[group].append(family)
     weighted = np.array(
         [bool(space.graph.operators[m[0]].weights) for m in space.families], np.int8
     )
@@ -91,6 +97,9 @@ def make_moves(space: "SearchSpace") -> Moves:
         np.flatnonzero(weighted) if weighted.any() else np.arange(num_families),
         _starts(space.neighbours),
         np.array(list(itertools.chain(*space.neighbours)), np.int64).reshape(-1, 2),
+        np.array(space.twins, np.int64),
+        _starts(groups),
+        np.array(list(itertools.chain(*groups)), np.int64),
         np.array(size_start, np.int64),
         np.array(sizes, np.int64),
         degrees,

@@ -6,8 +6,11 @@
 2. Some changes go on to neighbours, split alike on the same devices, since moving them one by one
    would first cost transfers.
 3. A share of changes, `Moves.layer_share`, are of layers: of a family with weights, and of what
-   lies around it up to the next such families. In half of these all others leave its devices.
-   Which layers share devices decides much, and changes of few operators hardly ever find out.
+   lies around it up to the next such families. Such a layer goes where another layer is, or to any
+   devices; in half of the latter all others leave these. Which layers share devices decides much,
+   and changes of few operators hardly ever find out.
+4. A share of the changes of layers are made in all blocks that are alike (see `twins`), or in those
+   of them that until now did as this one.
 """
 
 import math
@@ -35,8 +38,14 @@ SPREAD_MEAN = 16.0
 """How many neighbours those reach on average."""
 LAYER_SHARE = 0.02
 """Share of changes that are of layers, unless a chain is told otherwise."""
+LAYER_COPY_SHARE = 0.3
+"""Share of those in which the layer takes over the devices of another."""
+LAYER_PLACE_SHARE = 0.1
+"""Share of those in which it goes to devices that need not be next to each other."""
 EVICT_SHARE = 0.5
-"""Share of those in which all others leave the devices of the layer."""
+"""Share of the rest in which all others leave the devices of the layer."""
+TWINS_SHARE = 0.3
+"""Share of the changes of layers that are made in all blocks alike."""
 ANYWHERE_SHARE = 0.05
 """Share of the other changes that go to any devices in any order."""
 
@@ -108,6 +117,55 @@ def _draw_in_order(moves, family):
     for part in range(size):
         moves.new_devices[family, part] = start + part
     change(moves, family, choice)
+
+
+@njit
+def _draw_for_layer(moves, family):
+    """A configuration for a layer; whether it is on devices next to each other of its own choice."""
+    way = draw(moves) if moves.places else 1.0
+    if way < LAYER_COPY_SHARE:
+        other = moves.layers[draw_below(moves, len(moves.layers))]
+        _follow(
+            moves,
+            family,
+            moves.members[moves.member_start[family]],
+            moves.members[moves.member_start[other]],
+        )
+        return False
+    if way < LAYER_COPY_SHARE + LAYER_PLACE_SHARE:
+        draw_config(moves, family)
+        return False
+    _draw_in_order(moves, family)
+    return True
+
+
+@njit
+def _extend_to_twins(moves):
+    """Changes all twins of the families that change as these do; or those that are equal now."""
+    only_equal = draw(moves) < 0.5
+    for i in range(moves.scalar[NUM_CHANGED]):
+        family = moves.changed[i]
+        choice = moves.new_choice[family]
+        group = moves.twins_of[family]
+        for k in range(moves.twin_start[group], moves.twin_start[group + 1]):
+            twin = moves.twins[k]
+            if moves.in_change[twin] or (only_equal and not _equal(moves, family, twin)):
+                continue
+            for part in range(num_parts(moves, choice)):
+                moves.new_devices[twin, part] = moves.new_devices[family, part]
+            change(moves, twin, choice + _first_choice(moves, twin) - _first_choice(moves, family))
+
+
+@njit
+def _equal(moves, family, twin):
+    """Whether twins have the same configuration now."""
+    apart = _first_choice(moves, twin) - _first_choice(moves, family)
+    return moves.choice[twin] - moves.choice[family] == apart and same_devices(moves, family, twin)
+
+
+@njit
+def _first_choice(moves, family):
+    return moves.sizes[moves.size_start[family], 1]
 
 
 @njit
@@ -240,9 +298,11 @@ def propose(moves):
     moves.scalar[NUM_CHANGED] = 0
     if draw(moves) < moves.layer_share[0]:
         family = moves.layers[draw_below(moves, len(moves.layers))]
-        _draw_in_order(moves, family)
+        in_order = _draw_for_layer(moves, family)
         _spread(moves, len(moves.choice), True)
-        if moves.places and draw(moves) < EVICT_SHARE:
+        if draw(moves) < TWINS_SHARE:
+            _extend_to_twins(moves)
+        if in_order and moves.places and draw(moves) < EVICT_SHARE:
             _evict(moves, family)
     else:
         _propose_some(moves)

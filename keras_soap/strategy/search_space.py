@@ -20,6 +20,7 @@ from keras_soap.operators.rule import Dimension
 from keras_soap.strategy import moves, placement, proposals
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
+from keras_soap.strategy.twins import twins
 from keras_soap.topology.device_topology import DeviceTopology
 
 Change = dict[int, ParallelConfig]
@@ -34,6 +35,7 @@ class SearchSpace:
         degrees: By family, all degrees that all of its operators allow.
         by_parts: The same by number of parts, ascending.
         neighbours: By family, its operators with each operator of others that is beside them.
+        twins: By family, a number that is the same for families that are alike; see `twins`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class SearchSpace:
         self.degrees = tuple(self._common_degrees(members) for members in self.families)
         self.by_parts = tuple(_group_by_parts(choices) for choices in self.degrees)
         self.neighbours = tuple(self._find_neighbours(members) for members in self.families)
+        self.twins = twins(graph, self.families, self.by_parts)
         self._configs: dict[tuple[tuple[int, ...], tuple[int, ...]], ParallelConfig] = {}
 
     @functools.cached_property
