@@ -24,7 +24,17 @@ def text(records: Sequence[Record]) -> str:
 def _of_one(record: Record) -> str:
     times = record.figures["iteration_time_ms"]
     reference = times.get(OURS)
-    headers = ["row", "step ms", "relative", "samples/s", "moved", "memory", "search s", "to 1 % s"]
+    headers = [
+        "row",
+        "step ms",
+        "none below",
+        "relative",
+        "samples/s",
+        "moved",
+        "memory",
+        "search s",
+        "to 1 % s",
+    ]
     rows = []
     for row in record.rows:
         get = {name: record.figures[name][row] for name in BY_ROW}
@@ -33,6 +43,7 @@ def _of_one(record: Record) -> str:
             [
                 row,
                 f"{get['iteration_time_ms']:.2f}",
+                f"{get['lower_bound_ms']:.2f}" if get["lower_bound_ms"] else "–",
                 f"{times[row] / reference:.2f}×" if reference else "–",
                 f"{get['samples_per_second']:,.0f}",
                 table.size(get["communication_bytes"]),
@@ -83,7 +94,7 @@ def markdown(records: Sequence[Record]) -> str:
         seconds = [record.figures[name].get(OURS) for name in ("seconds", "seconds_to_1_percent")]
         usual = min((row for row in USUAL if row in times), key=times.__getitem__, default=None)
         line = [record.fixed["model"], str(record.fixed["num_devices"])]
-        line += [f"{times[row]:,.1f}" if row in times else "–" for row in rows]
+        line += [_cell(record, row) for row in rows]
         if OURS in times and usual:
             line.append(f"{moved[OURS] / 1e9:.2f}, {moved[usual] / 1e9:.2f}")
         else:
@@ -94,6 +105,16 @@ def markdown(records: Sequence[Record]) -> str:
         line.append("{:.0f} ({:.0f})".format(*seconds) if OURS in times else "–")
         lines.append(line)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(record: Record, row: str) -> str:
+    """A step time, and what is proved of the space of its search: that no strategy is below."""
+    if row not in record.rows:
+        return "–"
+    step_ms, bound_ms = (
+        record.figures[name][row] for name in ("iteration_time_ms", "lower_bound_ms")
+    )
+    return f"{step_ms:,.1f}" + (f" (≥ {bound_ms:,.1f})" if bound_ms else "")
 
 
 def write_csv(path: str, records: Sequence[Record]) -> None:

@@ -9,6 +9,7 @@ import json
 
 from absl import app, flags
 
+from keras_soap.errors import SearchError
 from keras_soap.graph.zoo import MODELS
 from keras_soap.proto.files import write_atomically
 from keras_soap.report.table import render
@@ -25,6 +26,7 @@ _STEPS = flags.DEFINE_integer(
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", 16, "P100s, in nodes of 4.", lower_bound=1)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Instead: a preset or a topology file.")
 _METHOD = flags.DEFINE_enum("method", "mcmc", METHODS, "How to search.")
+_DIMS = flags.DEFINE_string("dims", "SOAP", "Kinds of parallelism to search in.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "How many searches.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "For each of them.", lower_bound=0)
 _REFERENCE_SECONDS = flags.DEFINE_float(
@@ -70,11 +72,15 @@ def main(_: list[str]) -> None:
             topology,
             budget=Budget(seconds),
             seed=seed,
+            dims=_DIMS.value,
             method=_METHOD.value,
             num_cores=_NUM_CORES.value,
         )
 
-    results = [run(_SECONDS.value, seed) for seed in range(_SEEDS.value)]
+    try:
+        results = [run(_SECONDS.value, seed) for seed in range(_SEEDS.value)]
+    except SearchError as error:
+        raise app.UsageError(str(error)) from error
     costs = [result.evaluation.step_time_ns / 1e6 for result in results]
     baselines = {
         name: found.step_time_ns / 1e6 if found.feasible else None
@@ -85,6 +91,7 @@ def main(_: list[str]) -> None:
         "topology": topology.name,
         "num_devices": topology.num_devices,
         "method": _METHOD.value,
+        "dims": _DIMS.value.upper(),
         "seconds": _SECONDS.value,
         "cost_source": str(results[0].cost_source),
         "baselines_ms": baselines,

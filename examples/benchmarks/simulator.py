@@ -26,6 +26,7 @@ import numpy as np
 from absl import app, flags
 
 from keras_soap.costs.roofline import Roofline
+from keras_soap.errors import SearchError
 from keras_soap.graph.zoo import MODELS
 from keras_soap.proto.files import write_atomically
 from keras_soap.report.table import render, size
@@ -49,6 +50,7 @@ _DEVICES_PER_NODE = flags.DEFINE_integer(
 _START = flags.DEFINE_enum(
     "start", "data_parallel", [*BASELINES, "random"], "Where the chain starts."
 )
+_DIMS = flags.DEFINE_string("dims", "SOAP", "Kinds of parallelism that chains use.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "For each of the figures.", lower_bound=0.01)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the chain and of the proposals.")
 _JSON_OUT = flags.DEFINE_string("json_out", None, "File for the figures.")
@@ -129,7 +131,7 @@ def topology_of(num_devices: int) -> DeviceTopology:
 
 def measure(model: str, num_devices: int, seconds: float, seed: int) -> dict:
     """The figures of one network on one machine."""
-    problem = Problem(MODELS[model](), topology_of(num_devices), Roofline())
+    problem = Problem(MODELS[model](), topology_of(num_devices), Roofline(), _DIMS.value)
     rng, space, simulator = np.random.default_rng(seed), problem.space, Simulator(problem.costs)
     start = simulator.set(start_of(problem, rng))
     beta_per_ns = SHARPNESS / max(start.step_time_ns, 1)
@@ -173,6 +175,7 @@ def measure(model: str, num_devices: int, seconds: float, seed: int) -> dict:
         "num_devices": num_devices,
         "topology": problem.topology.name,
         "start": _START.value,
+        "dims": problem.space.dims,
         "proposals_per_second": walked.proposals / spent,
         "accepted_per_second": walked.accepted / spent,
         "proposals": walked.proposals,
@@ -250,10 +253,13 @@ def main(_: list[str]) -> None:
     if min(counts, default=0) < 1:
         raise app.UsageError("--num_devices must be 1 or more.")
     pairs = itertools.product(_MODEL.value, counts)
-    rows = [measure(*pair, _SECONDS.value, _SEED.value) for pair in pairs]
+    try:
+        rows = [measure(*pair, _SECONDS.value, _SEED.value) for pair in pairs]
+    except SearchError as error:
+        raise app.UsageError(f"--dims: {error}") from error
     print(
-        f"Chains at sharpness {SHARPNESS:g} from {_START.value}, after a warm-up as long as the "
-        f"{_SECONDS.value:g} s measured; processor time of one process."
+        f"Chains at sharpness {SHARPNESS:g} in {_DIMS.value.upper()} from {_START.value}, after a "
+        f"warm-up as long as the {_SECONDS.value:g} s measured; processor time of one process."
     )
     print(render(HEADERS, [cells(row) for row in rows], HEADERS[1:]))
     figures = {"seconds": _SECONDS.value, "seed": _SEED.value, "sharpness": SHARPNESS}

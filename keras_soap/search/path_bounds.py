@@ -232,7 +232,7 @@ class PathBounds:
                     sync[row, members] = np.maximum(sync[row, members], cost.time_ns)
                     links = [self.topology.num_devices + link for link in cost.links]
                     self.reduce_ns[family][row, links] += cost.time_ns
-                updates = self._updates(number, config)
+                updates = update_times_ns(self.problem, number, config)
                 sync[row, : config.num_parts] += updates
                 if self.graph.has_weight_gradients[number]:
                     sync[row, : config.num_parts] += gradient
@@ -285,24 +285,6 @@ class PathBounds:
                 count = int(elements[members[0]])
                 yield members, all_reduce.plan(self.topology, devices, count, element_bytes)
 
-    def _updates(self, number: int, config: ParallelConfig) -> np.ndarray:
-        """int64 (parts,): times of the updates."""
-        block = self.problem.lowering.operator(number, config.degrees)
-        num_bytes = np.zeros(config.num_parts, np.int64)
-        specs = self.graph.operators[number].weight_specs
-        for spec, weight in zip(specs, block.weights, strict=True):
-            if spec.trainable:
-                num_bytes += weight.num_elements * weight.element_bytes
-        return np.array(
-            [
-                self.problem.profile.update_time_ns(size, self.topology.devices[device])
-                if size
-                else 0
-                for size, device in zip(num_bytes.tolist(), config.devices, strict=True)
-            ],
-            np.int64,
-        )
-
     def _moves(self, edge: Edge) -> tuple[np.ndarray, np.ndarray]:
         """Times of the transfers of an edge, there and back."""
         producer = self.domains[self.family_of[edge.producer.operator]]
@@ -337,6 +319,23 @@ class PathBounds:
                 if a != b:
                     times[a, b] = self.topology.route(a, b).time_ns(num_bytes)
         return times
+
+
+def update_times_ns(problem: Problem, number: int, config: ParallelConfig) -> np.ndarray:
+    """int64 (parts,): times of the updates of an operator's weights."""
+    block = problem.lowering.operator(number, config.degrees)
+    num_bytes = np.zeros(config.num_parts, np.int64)
+    specs = problem.graph.operators[number].weight_specs
+    for spec, weight in zip(specs, block.weights, strict=True):
+        if spec.trainable:
+            num_bytes += weight.num_elements * weight.element_bytes
+    return np.array(
+        [
+            problem.profile.update_time_ns(size, problem.topology.devices[device]) if size else 0
+            for size, device in zip(num_bytes.tolist(), config.devices, strict=True)
+        ],
+        np.int64,
+    )
 
 
 def _by_degrees(configs: list[ParallelConfig]) -> dict[tuple[int, ...], np.ndarray]:

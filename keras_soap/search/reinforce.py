@@ -10,6 +10,7 @@ does with a recurrent policy and measured times, here with a table of logits and
 
 import numpy as np
 
+from keras_soap.search.placement_bound import placement_bound_ns
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.tracker import Tracker
@@ -23,7 +24,10 @@ RATE = 1.0
 def search(
     problem: Problem, budget: Budget, seed: int, options: RunOptions = NO_OPTIONS
 ) -> SearchResult:
-    """Draws placements, and makes those more likely that turn out fast."""
+    """Draws placements, and makes those more likely that turn out fast.
+
+    With `dims="O"` the result says what no placement is faster than.
+    """
     tracker = Tracker(problem, budget, options)
     rng = np.random.default_rng(seed)
     num_devices = problem.topology.num_devices if problem.space.places else 1
@@ -34,7 +38,8 @@ def search(
             logits, stopped_by = step(rng, logits, problem, tracker)
     except KeyboardInterrupt:
         stopped_by = StopReason.INTERRUPTED
-    return tracker.result(problem, "reinforce", seed, stopped_by)
+    bound_ns = placement_bound_ns(problem) if problem.space.dims == "O" else 0
+    return tracker.result(problem, "reinforce", seed, stopped_by, lower_bound_ns=bound_ns)
 
 
 def step(

@@ -121,7 +121,7 @@ def _draw_in_order(moves, family):
 
 @njit
 def _draw_for_layer(moves, family):
-    """A configuration for a layer; whether it is on devices next to each other of its own choice."""
+    """A configuration for a layer; whether on any devices next to each other, in their order."""
     way = draw(moves) if moves.places else 1.0
     if way < LAYER_COPY_SHARE:
         other = moves.layers[draw_below(moves, len(moves.layers))]
