@@ -17,7 +17,7 @@ without the class, for guidance). For each slice:
 Times are simulated from analytic costs; no device is needed. As in AoiZora (arXiv 2606.17566), the
 placement is ranked by a model of the slice's links, contention included.
 
-    python examples/benchmarks/placement.py --slices=2x2,2x4,4x4 --num_proposals=20000
+    python examples/benchmarks/placement.py --slices=2x2,2x4,4x4
 """
 
 import itertools
@@ -53,7 +53,7 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 )
 _NUM_LAYERS = flags.DEFINE_integer("num_layers", 28, "Blocks.", lower_bound=1)
 _NUM_PROPOSALS = flags.DEFINE_integer(
-    "num_proposals", 20_000, "Strategies that each search tries.", lower_bound=1
+    "num_proposals", 100_000, "Strategies that each search tries.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the searches.")
 _NUM_CORES = flags.DEFINE_integer(

@@ -4,9 +4,9 @@
 2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
    step time so far; it starts hotter after a cycle that gained little, and colder after one that
    gained much. Between cycles the worse half of the chains restarts from the best.
-3. In the first `LAYER_CYCLES` half of what every other chain changes are whole layers: which
-   share devices and which are apart decides the most, and is hard to change later, one operator at
-   a time.
+3. Through the first `LAYER_CYCLES` every other chain is annealed once, and half of what it changes
+   are whole layers: which share devices and which are apart decides the most, is hard to change
+   later, one operator at a time, and takes a long annealing to find.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -36,10 +36,9 @@ COLD = 4000.0
 WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
-LAYER_CYCLES = 4
-"""In how many cycles every other chain changes whole layers, too, each time from hot to cold."""
+LAYER_CYCLES = 6
 LAYERS_SHARE = 0.5
-LAYERS_HOT = 100.0
+"""Share of the changes of every other chain in these that are of layers."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -146,7 +145,7 @@ class _Sampling:
         """How a chain moves in the next round."""
         cycles = self._cycles()
         if chain.number % 2 and cycles < LAYER_CYCLES:
-            sharpness = LAYERS_HOT * (COLD / LAYERS_HOT) ** (cycles % 1.0)
+            sharpness = HOT * (COLD / HOT) ** (cycles / LAYER_CYCLES)
             return Phase(beta_per_ns(self.tracker.best, sharpness), LAYERS_SHARE)
         start = self.start_sharpness
         sharpness = start * (COLD / start) ** (cycles % 1.0)
@@ -164,7 +163,7 @@ class _Sampling:
     def _restart(self) -> None:
         ranked = sorted(self.chains, key=lambda chain: (chain.state.best.rank, chain.number))
         for chain in ranked[(len(ranked) + 1) // 2 :]:
-            # What layers alone led to needs a cycle of other moves before it can be compared.
+            # What is hot cannot be compared yet, nor until a cycle of other changes has followed.
             if chain.number % 2 and self.cycle <= LAYER_CYCLES:
                 continue
             start = self.tracker.best
