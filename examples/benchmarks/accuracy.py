@@ -66,12 +66,9 @@ def start_devices() -> None:
     """Logical CPUs with one thread each, in this process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
-    import tensorflow as tf
 
     import keras_soap
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(_NUM_DEVICES.value + 2)
     keras_soap.use_logical_cpus(_NUM_DEVICES.value)
     keras.utils.set_random_seed(0)
 

@@ -11,20 +11,14 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.functions import flat_inputs
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import capture
-from keras_soap.costs import environment, fitting
-from keras_soap.costs import proto_io as cost_io
-from keras_soap.costs.cost_profile import CostProfile
-from keras_soap.costs.measure import MeasuredProfile, at_once
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ClusterError, ExecutionError, StrategyError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
-from keras_soap.runtime import agreement, cluster, cluster_topology, layouts
+from keras_soap.runtime import agreement, cluster, cluster_topology, costing, layouts
 from keras_soap.runtime.cluster_spec import from_environment
 from keras_soap.runtime.functions import StepFunctions
 from keras_soap.runtime.measured_network import measure_network
-from keras_soap.runtime.measured_topology import measure_topology, with_pool
-from keras_soap.runtime.measuring import measure_all
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
@@ -33,7 +27,6 @@ from keras_soap.strategy import proto_io
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
-from keras_soap.topology.local import local_topology
 from keras_soap.topology.resolve import resolve
 
 BATCHES = ("whole", "sharded")
@@ -66,13 +59,14 @@ class SoapStrategy(keras.callbacks.Callback):
         dims: Kinds of parallelism that the search may use, letters of `"SOAP"`: sample,
             operation, attribute, parameter.
         method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
-        profile: Where times of operators come from. `"analytic"`, the default: the topology's
-            figures. `"measured"`: each part that the search may ask for is run on the devices and
-            timed before the search begins, mostly within a second or two each; times are kept in
-            the user's cache directory, so that the next time begins at once. Connections are timed
-            too, if the topology is `"local"`. Else the path of a profile that
-            `keras-soap profile` wrote, or a `CostProfile`. A profile that does not fit this
-            machine or this model gives a warning that says why.
+        profile: Where times of operators come from. `"measured"`, the default of searches: each
+            part that the search may ask for is run on the devices and timed before the search
+            begins, mostly within a second or two each; times are kept in the user's cache
+            directory, so that the next time begins at once, and a profile that was interrupted
+            goes on where it was. Connections are timed too, if the topology is `"local"`.
+            `"analytic"`, the default where nothing is searched for: the topology's figures.
+            Else the path of a profile that `keras-soap profile` wrote, or a `CostProfile`. A
+            profile that does not fit this machine or this model gives a warning that says why.
         time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
             Blocks of steps are then placed each on its own, so that they can run in a wavefront.
             By default a layer is one operator.
@@ -102,7 +96,7 @@ class SoapStrategy(keras.callbacks.Callback):
         seed: int = 0,
         dims: str = "SOAP",
         method: str = "mcmc",
-        profile: "str | os.PathLike[str] | CostProfile | None" = None,
+        profile: costing.Asked = None,
         time_chunk: int | None = None,
         batches: str = "whole",
         verbose: int = 1,
@@ -263,7 +257,7 @@ class SoapStrategy(keras.callbacks.Callback):
             strategy = self._plan_for(step, lowering)
         else:
             agreement.check(ours, self.model, lowering.graph, self._settings())
-            if self._asked_profile == "measured" and self._searches and self._is_local:
+            if self._measures and self._searches and self._is_local:
                 self._topology, _ = measure_network(self.topology, self._device_names)
             text = ours.share(
                 "strategy",
@@ -281,8 +275,20 @@ class SoapStrategy(keras.callbacks.Callback):
         )
 
     def _plan_for(self, step: CapturedStep, lowering: Lowering) -> Strategy:
-        profile = self._profile_for(step, lowering)
-        self._costs = Costs(lowering, self.topology, profile)
+        if self._measures:
+            self._costs = costing.measured_costs(
+                step.model,
+                lowering,
+                self.topology,
+                self.model.optimizer,
+                is_local=self._is_local,
+                dims=self._dims if self._searches else None,
+                progress=self._verbose > 0,
+            )
+            self._topology = self._costs.topology
+        else:
+            profile = costing.profile_for(self._asked_profile, lowering, self.topology)
+            self._costs = Costs(lowering, self.topology, profile)
         return self._find_strategy()
 
     def _settings(self) -> dict[str, Any]:
@@ -292,38 +298,16 @@ class SoapStrategy(keras.callbacks.Callback):
             "the topology": self.topology.name,
             "the search": search,
             "time_chunk": self._time_chunk,
-            "whether costs are measured": self._asked_profile == "measured",
+            "whether costs are measured": self._measures,
         }
 
     @property
     def _searches(self) -> bool:
         return self.strategy is None and self._strategy_file is None
 
-    def _profile_for(self, step: CapturedStep, lowering: Lowering) -> CostProfile:
-        asked = self._asked_profile
-        if asked is None or asked == "analytic":
-            return Roofline()
-        if asked == "measured":
-            if self._searches and self._is_local:
-                if cluster.current() is None:
-                    self._topology, _ = measure_topology(self.topology)
-                else:
-                    measured, _ = measure_topology(local_topology())
-                    self._topology = cluster_topology.with_inside(self.topology, measured)
-            # Of several clients, client 0 measures for all.
-            here = self.topology if cluster.current() is None else with_pool(local_topology())
-            profile = MeasuredProfile(step.model, here, self.model.optimizer)
-            if self._searches:
-                measure_all(profile, lowering, self.topology, self._dims, self._verbose > 0)
-            return profile
-        if not isinstance(asked, (str, os.PathLike)):
-            return asked
-        table = cost_io.load(asked)
-        names = [device.name for device in self.topology.devices]
-        here = environment.describe(names[: at_once(with_pool(self.topology))])
-        for reason in fitting.misfits(table, lowering.graph, here):
-            logging.warning("profile=%r %s", os.fspath(asked), reason)
-        return table
+    @property
+    def _measures(self) -> bool:
+        return costing.measures(self._asked_profile, self._method if self._searches else None)
 
     def _find_strategy(self) -> Strategy:
         lowering = self.costs.lowering
