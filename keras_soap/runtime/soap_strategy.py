@@ -15,10 +15,12 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ClusterError, ExecutionError, StrategyError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
+from keras_soap.report.ran_step import RanStep
 from keras_soap.runtime import agreement, cluster, cluster_topology, costing, layouts
 from keras_soap.runtime.cluster_spec import from_environment
 from keras_soap.runtime.functions import StepFunctions
 from keras_soap.runtime.measured_network import measure_network
+from keras_soap.runtime.profiled_step import StepTrace
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
@@ -76,6 +78,8 @@ class SoapStrategy(keras.callbacks.Callback):
             data sets for validation are sharded too; `predict` gives each client the outputs for
             its own samples. Samples that a strategy needs elsewhere are sent there. Without a
             cluster both are the same.
+        trace_out: File for the trace of a step (the sixth of training), simulated and as it really
+            ran side by side, for https://ui.perfetto.dev. Client 0 of a cluster writes its own.
         verbose: 0 for silence, 1 for a progress bar and a table of the strategy found.
 
     Attributes:
@@ -99,6 +103,7 @@ class SoapStrategy(keras.callbacks.Callback):
         profile: costing.Asked = None,
         time_chunk: int | None = None,
         batches: str = "whole",
+        trace_out: "str | os.PathLike[str] | None" = None,
         verbose: int = 1,
     ):
         super().__init__()
@@ -118,6 +123,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self._time_chunk = time_chunk
         self._batches = batches
         self._is_training = False
+        self._trace = None if trace_out is None else StepTrace(trace_out)
         self._functions: StepFunctions | None = None
         self._costs: Costs | None = None
         self._plan: Plan | None = None
@@ -179,6 +185,11 @@ class SoapStrategy(keras.callbacks.Callback):
         }
 
     @property
+    def ran(self) -> RanStep | None:
+        """The step that `trace_out` is of, once it has run."""
+        return self._trace.ran if self._trace is not None else None
+
+    @property
     def tracing_seconds(self) -> float:
         """What it took to trace the steps that have run so far, of training and evaluation."""
         self._started()
@@ -189,7 +200,6 @@ class SoapStrategy(keras.callbacks.Callback):
     def plan(self) -> Plan:
         """The strategy with its simulated costs, to print, save, trace or report."""
         if self._plan is None:
-            assert self.costs is not None
             assert self.strategy is not None
             evaluations = {"strategy": Objective(self.costs).evaluate(self.strategy)}
             self._plan = Plan(self.costs, evaluations, training=True, method="given")
@@ -217,7 +227,17 @@ class SoapStrategy(keras.callbacks.Callback):
         self._functions.install()
         self._is_training = True
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._trace is not None and self._is_training:
+            self._trace.before_step()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._trace is not None and self._is_training:
+            self._trace.after_step(lambda: self.plan)
+
     def on_train_end(self, logs: Any = None) -> None:
+        if self._trace is not None and self._is_training:
+            self._trace.end()
         self._is_training = False
         if self._functions is not None:
             self._functions.remove()
