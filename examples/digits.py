@@ -32,6 +32,11 @@ _IMPORT_STRATEGY = flags.DEFINE_string(
 _ONLY_DATA_PARALLEL = flags.DEFINE_bool(
     "only_data_parallel", False, "Train data-parallel, without searching."
 )
+_PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "Times of operators: measured (the default of a search), analytic, or a file of them.",
+)
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "out/digits", "Where to leave the strategy and the trace."
 )
@@ -95,6 +100,7 @@ def main(argv: list[str]) -> None:
         strategy=_IMPORT_STRATEGY.value,
         seed=_SEED.value,
         method="data_parallel" if _ONLY_DATA_PARALLEL.value else "mcmc",
+        profile=_PROFILE.value,
     )
     network.fit(
         train_images,

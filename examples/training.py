@@ -115,7 +115,6 @@ def train(benchmark: Benchmark, sizes: Any, options: Options) -> list[float]:
     import tensorflow as tf
 
     import keras_soap
-    from keras_soap.costs import proto_io
 
     if not tf.config.list_physical_devices("GPU"):
         keras_soap.use_logical_cpus(options.num_devices)
@@ -131,7 +130,7 @@ def train(benchmark: Benchmark, sizes: Any, options: Options) -> list[float]:
         strategy=options.import_strategy,
         seed=options.seed,
         method="data_parallel" if options.only_data_parallel else "mcmc",
-        profile=proto_io.load(options.profile) if options.profile else None,
+        profile=options.profile,
         time_chunk=getattr(sizes, "time_chunk", None),
         verbose=int(options.verbose),
     )
@@ -199,7 +198,11 @@ def _define_flags(benchmark: Benchmark) -> None:
     flags.DEFINE_string("export_strategy", None, "Where to write the strategy.")
     flags.DEFINE_string("import_strategy", None, "A strategy to train under, without searching.")
     flags.DEFINE_bool("only_data_parallel", False, "Train data-parallel, without searching.")
-    flags.DEFINE_string("profile", None, "A file of measured times of operators.")
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "Times of operators: measured (the default of a search), analytic, or a file of them.",
+    )
 
 
 def _record(losses: list[float], verbose: bool) -> Any:

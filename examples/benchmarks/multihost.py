@@ -107,7 +107,6 @@ def main(argv: list[str]) -> None:
 
     if not tf.config.list_physical_devices("GPU"):
         keras_soap.use_logical_cpus(2)
-        tf.config.threading.set_intra_op_parallelism_threads(1)
     client = keras_soap.join_cluster()
     found = {name: run(method) for name, method in STRATEGIES.items()}
     if client:

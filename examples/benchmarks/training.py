@@ -116,8 +116,6 @@ def time_steps(system: str) -> dict[str, float]:
     import keras_soap
 
     num_devices = 1 if system == "keras" else _NUM_DEVICES.value
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(num_devices + 2)
     keras_soap.use_logical_cpus(num_devices)
     keras.utils.set_random_seed(0)
     batch_size = _BATCH_SIZE.value or _BATCH_SIZES[_MODEL.value]

@@ -15,6 +15,7 @@
 9. Losses and metrics that need whole batches, which trials find out, run whole (`loss_trials`).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from keras_soap.capture.loss_operators import LossOutput
 from keras_soap.capture.time_blocks import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
+from keras_soap.graph.unread import mark_unread
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,10 @@ def capture_step(
             f"Model {model.name!r} has metrics on outputs without a loss. Give those outputs a "
             "loss, with loss weight 0 if it is not to train."
         )
+    captured = builder.finish(inputs, outputs, structure)
+    captured = dataclasses.replace(captured, graph=mark_unread(captured.graph))
     return CapturedStep(
-        builder.finish(inputs, outputs, structure),
+        captured,
         tuple(target_numbers),
         tuple(weight_numbers),
         tuple(losses),

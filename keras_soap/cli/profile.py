@@ -1,6 +1,7 @@
 """`keras-soap profile`: measures a model's operators and this machine's connections."""
 
 import sys
+import time
 
 from absl import flags
 
@@ -71,8 +72,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     if set(values.dims.upper()) - set("SAP"):
         raise UsageError(f"--dims={values.dims} must be letters of SAP, such as SP.")
     with quiet():
-        import tensorflow as tf
-
         from keras_soap.costs.measure import MeasuredProfile
         from keras_soap.costs.timing import Precision
         from keras_soap.runtime import cluster, cluster_topology
@@ -85,9 +84,9 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
 
         if values.num_devices is not None:
             use_logical_cpus(values.num_devices)
-            _set_threads(tf, values.num_devices)
         client = cluster.join_cluster()
     topology = with_pool(local_topology())
+    began = time.perf_counter()
     precision = Precision(seconds=values.part_seconds)
     if values.topology_out:
         _say("Measuring connections of " + ", ".join(device.name for device in topology.devices))
@@ -98,7 +97,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
             everyone, network = measure_network(everyone, names)
         # One client after the other would measure alike; client 0 does, for all.
         if client == 0:
-            topology, links = measure_topology(topology, precision)
+            topology, links = measure_topology(topology, precision, progress=values.progress)
             whole = cluster_topology.with_inside(everyone, topology) if everyone else topology
             topology_io.save(values.topology_out, whole)
             print(_links_table(topology, links))
@@ -115,20 +114,14 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     except KeyboardInterrupt:
         _say(f"Interrupted; {profile.num_measured} new times are kept in {profile.cache.path}")
         raise
+    seconds = time.perf_counter() - began
     table = profile.table()
     cost_io.save(values.profile_out, table)
     print(
         f"{len(table.entries)} times, {profile.num_measured} of them measured now, the others "
-        f"from {profile.cache.path}\nWrote the profile to {values.profile_out}"
+        f"from {profile.cache.path}\nMeasuring took {seconds:.1f} s\n"
+        f"Wrote the profile to {values.profile_out}"
     )
-
-
-def _set_threads(tf, num_devices: int) -> None:
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(num_devices + 2)
-    except RuntimeError:  # TensorFlow has started; so the threads are as they are.
-        _say("TensorFlow has started, so its threads stay as they are.")
 
 
 def _links_table(topology, links) -> str:

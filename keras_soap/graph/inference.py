@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_soap.graph.operator_graph import LOSS_KINDS, OperatorGraph, TensorRef
+from keras_soap.graph.unread import as_read
 
 
 def forward_part(graph: OperatorGraph) -> OperatorGraph:
@@ -25,7 +26,7 @@ def forward_part(graph: OperatorGraph) -> OperatorGraph:
     renumbered = {number: position for position, number in enumerate(kept)}
     operators = tuple(
         dataclasses.replace(
-            graph.operators[number],
+            as_read(graph.operators[number]),
             inputs=tuple(
                 TensorRef(renumbered[ref.operator], ref.output)
                 for ref in graph.operators[number].inputs

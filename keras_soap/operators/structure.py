@@ -1,6 +1,14 @@
-"""Operators that are not layers: inputs and targets of the model."""
+"""Operators that are not layers: inputs and targets of the model, and what nothing reads."""
 
-from keras_soap.operators.rule import Rule
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.region import Regions
+from keras_soap.graph.unread import UNREAD, as_read
+from keras_soap.operators import registry
+from keras_soap.operators.rule import Dimension, PartCall, PartResult, Rule
 
 
 class Input(Rule):
@@ -17,3 +25,44 @@ class Input(Rule):
 
     def input_regions(self, operator, regions):
         return []
+
+
+class Unread(Rule):
+    """An operator that nothing in a step reads, such as a softmax whose loss takes the logits.
+
+    TensorFlow prunes it, so it takes no time and nothing is sent to it. It keeps its place and its
+    dimensions, since a prediction runs it, under the configuration that it has here.
+    """
+
+    kind = UNREAD
+    free = True
+
+    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
+        operator = as_read(operator)
+        return registry.find(operator.kind).dimensions(operator)
+
+    def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
+        return [
+            np.zeros((len(regions), len(spec.shape), 2), np.int64) for spec in operator.input_specs
+        ]
+
+    def made_outputs(self, operator: Operator) -> Sequence[int]:
+        return ()
+
+    def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
+        return super().flops(operator, regions) * 0
+
+    def compute(self, call: PartCall) -> PartResult:
+        import tensorflow as tf
+
+        operator = call.part.operator
+        region = np.array(call.part.output, np.int64).reshape(1, -1, 2)
+        outputs = [
+            None
+            if spec.is_space
+            else tf.zeros((made[0, :, 1] - made[0, :, 0]).tolist(), spec.dtype)
+            for spec, made in zip(
+                operator.output_specs, self.output_regions(operator, region), strict=True
+            )
+        ]
+        return PartResult(tuple(outputs))

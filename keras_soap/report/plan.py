@@ -9,7 +9,8 @@ from typing import Any
 
 from keras_soap.objective import Evaluation
 from keras_soap.proto.files import write_atomically
-from keras_soap.report import html, summary, trace
+from keras_soap.report import breakdown, html, summary, trace
+from keras_soap.report.ran_step import RanStep
 from keras_soap.search.result import SearchResult
 from keras_soap.simulator import reference
 from keras_soap.simulator.timeline import Timeline
@@ -73,9 +74,19 @@ class Plan:
         tasks = build(self.costs, self.strategy, self.training)
         return tasks, reference.simulate(tasks)
 
-    def write_trace(self, path: str | os.PathLike[str]) -> None:
-        """Writes the simulated step as a Chrome trace, for https://ui.perfetto.dev."""
-        trace.write_trace(path, self.costs.lowering.graph, self.costs.topology, *self.simulated)
+    def write_trace(self, path: str | os.PathLike[str], ran: RanStep | None = None) -> None:
+        """Writes the simulated step as a Chrome trace, for https://ui.perfetto.dev.
+
+        Args:
+            path: Of the file.
+            ran: The step as it really ran, to be beside it.
+        """
+        graph, topology = self.costs.lowering.graph, self.costs.topology
+        trace.write_trace(path, graph, topology, *self.simulated, ran)
+
+    def breakdown(self, ran: RanStep) -> list[breakdown.Row]:
+        """Times of tasks, predicted and measured, those that differ most first."""
+        return breakdown.rows(self.costs.lowering.graph, self.simulated[0], ran)
 
     def write_report(self, path: str | os.PathLike[str]) -> None:
         """Writes a page with the tables and the timeline."""

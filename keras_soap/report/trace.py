@@ -1,8 +1,12 @@
 """A simulated step as a Chrome trace: open it in https://ui.perfetto.dev or chrome://tracing.
 
+A step that really ran can be beside it, from the same beginning.
+
 1. Devices are the threads of one process, links those of another.
 2. A task is one complete event (`"ph": "X"`) on each resource that it holds, in microseconds.
 3. On one row events never overlap: `rows.arrange` sees to that.
+4. Threads that really ran are the threads of a third process. Spans of tasks have the names and
+   colours of the simulated ones; inside of them are TensorFlow's operations.
 """
 
 import json
@@ -12,12 +16,14 @@ from typing import Any
 
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.proto.files import write_atomically
+from keras_soap.report.ran_step import RanOperation, RanStep, Span
 from keras_soap.report.rows import Row, arrange
 from keras_soap.simulator.timeline import Timeline
 from keras_soap.tasks.task_graph import TaskGraph, TaskKind
+from keras_soap.tasks.task_names import names
 from keras_soap.topology.device_topology import DeviceTopology
 
-_DEVICES, _LINKS = 1, 2
+_DEVICES, _LINKS, _THREADS = 1, 2, 3
 
 
 def write_trace(
@@ -26,6 +32,7 @@ def write_trace(
     topology: DeviceTopology,
     tasks: TaskGraph,
     timeline: Timeline,
+    ran: RanStep | None = None,
 ) -> None:
     """Writes the trace of a simulated step to a JSON file.
 
@@ -35,13 +42,18 @@ def write_trace(
         topology: The machine, for the names of devices and links.
         tasks: What ran.
         timeline: When.
+        ran: The step as it really ran.
     """
-    content = trace(graph, topology, tasks, timeline)
+    content = trace(graph, topology, tasks, timeline, ran)
     write_atomically(path, json.dumps(content, separators=(",", ":")).encode())
 
 
 def trace(
-    graph: OperatorGraph, topology: DeviceTopology, tasks: TaskGraph, timeline: Timeline
+    graph: OperatorGraph,
+    topology: DeviceTopology,
+    tasks: TaskGraph,
+    timeline: Timeline,
+    ran: RanStep | None = None,
 ) -> dict[str, Any]:
     """The trace as the object that the JSON file holds; see `write_trace` for the arguments."""
     rows, row_of = arrange(topology, tasks, timeline)
@@ -51,6 +63,10 @@ def trace(
         event = _event(graph, topology, tasks, timeline, task)
         for row in row_of[first:last].tolist():
             events.append({**event, "pid": _LINKS if rows[row].is_link else _DEVICES, "tid": row})
+    facts: dict[str, Any] = {"source": "simulated"}
+    if ran is not None:
+        events += _ran_events(graph, tasks, ran)
+        facts = {"measured_step_time_us": ran.time_ns / 1e3, "source": "simulated and measured"}
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -59,7 +75,7 @@ def trace(
             "batch_size": graph.batch_size,
             "topology": topology.name,
             "step_time_us": timeline.step_time_ns / 1e3,
-            "source": "simulated",
+            **facts,
         },
     }
 
@@ -78,6 +94,35 @@ def _names(topology: DeviceTopology, rows: Sequence[Row]) -> list[dict[str, Any]
                     {**place, "name": "thread_sort_index", "args": {"sort_index": number}}
                 )
     return events
+
+
+def _ran_events(graph: OperatorGraph, tasks: TaskGraph, ran: RanStep) -> list[dict[str, Any]]:
+    """The step as it ran."""
+    by_scope = {name.scope: name for name in names(tasks, graph)}
+    spans = ran.spans()
+    title = "threads of this process (measured)"
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "pid": _THREADS, "name": "process_name", "args": {"name": title}}
+    ]
+    for thread in sorted({span.thread for span in spans}):
+        place = {"ph": "M", "pid": _THREADS, "tid": thread}
+        events.append({**place, "name": "thread_name", "args": {"name": f"thread {thread}"}})
+    for span in spans:
+        task = by_scope.get(span.scope)
+        place = {"ph": "X", "pid": _THREADS, "tid": span.thread}
+        what = task.kind.label if task else "no task"
+        args = {"operator": task.operator, "part": task.part} if task else {}
+        name = f"{task.operator} {what}".strip() if task else what
+        events.append({**place, "name": name, "cat": what, "args": args, **_times(span)})
+        events += [
+            {**place, "name": o.kind, "cat": "operation", "args": {"node": o.name}, **_times(o)}
+            for o in span.operations
+        ]
+    return events
+
+
+def _times(ran: Span | RanOperation) -> dict[str, float]:
+    return {"ts": ran.start_ns / 1e3, "dur": (ran.end_ns - ran.start_ns) / 1e3}
 
 
 def _event(

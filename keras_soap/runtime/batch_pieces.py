@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.runtime import cluster
 from keras_soap.runtime.batch_shards import Sizes, rows
-from keras_soap.runtime.exchange import host_of, hosts, is_here, move, on, placeholder
+from keras_soap.runtime.exchange import FEED, host_of, hosts, is_here, move, on, placeholder
 from keras_soap.runtime.pieces import assemble, cut
 from keras_soap.runtime.step import StepTracer
 
@@ -54,12 +54,12 @@ def _cut(
             start, stop = part.output[0]
             if max(start, first) < min(stop, last):
                 wanted = ((max(start, first), min(stop, last)), *part.output[1:])
-                with tf.name_scope("feed"), on(host):
+                with tf.name_scope(FEED), on(host):
                     like = [last - first, *tensor.shape[1:]]
                     held = tensor if is_here(host) else placeholder(like, tensor.dtype, host)
                     piece = cut(held, ((first, last), *others), wanted)
                 found.append((wanted, move(piece, host, device)))
-        with tf.name_scope("feed"), on(device):
+        with tf.name_scope(FEED), on(device):
             pieces.append(assemble(found))
     return pieces
 

@@ -14,6 +14,9 @@ LOGICAL_CPUS = "KERAS_SOAP_LOGICAL_CPUS"
 def use_logical_cpus(num_devices: int) -> None:
     """Makes `num_devices` logical CPU devices of the machine's CPU.
 
+    Each of them computes in one thread, as if it were a core by itself, so that several do more
+    than one. Numbers of threads that were given to `tf.config.threading` before are left alone.
+
     Call it before anything else touches TensorFlow's devices. In a client that
     `keras_soap.launch` has started, the launcher's number counts.
 
@@ -39,3 +42,9 @@ def use_logical_cpus(num_devices: int) -> None:
             f"TensorFlow has started with {present} logical CPU devices, so there cannot be "
             f"{num_devices} any more. Call use_logical_cpus before anything uses TensorFlow."
         ) from error
+    threading = tf.config.threading
+    if not threading.get_intra_op_parallelism_threads():
+        threading.set_intra_op_parallelism_threads(1)
+    if not threading.get_inter_op_parallelism_threads():
+        # One for each device and some to spare: devices that wait must not run out of them.
+        threading.set_inter_op_parallelism_threads(num_devices + 2)

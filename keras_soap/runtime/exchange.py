@@ -26,6 +26,9 @@ from keras_soap.runtime import cluster
 FIRST_GROUP = 1 << 20
 """Groups of two are numbered from here. DTensor's own groups have small numbers."""
 
+FEED = "feed/"
+"""Scope of what places batches."""
+
 SENT_AS = {
     tf.bfloat16: tf.float16,
     tf.uint8: tf.int32,

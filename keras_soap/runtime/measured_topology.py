@@ -9,13 +9,20 @@
 
 import dataclasses
 import datetime
+import functools
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
+from keras_soap.costs import environment
+from keras_soap.costs.cache import CostCache
+from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.measure import at_once
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
@@ -52,29 +59,53 @@ class LinkTime:
 
 
 def measure_topology(
-    topology: DeviceTopology, precision: Precision | None = None
+    topology: DeviceTopology,
+    precision: Precision | None = None,
+    *,
+    cache_folder: "str | os.PathLike[str] | None" = None,
+    progress: bool = False,
 ) -> tuple[DeviceTopology, list[LinkTime]]:
     """The topology with measured task overhead and connections, and the measurements.
+
+    What the cache knows of this environment is not measured again.
 
     Args:
         topology: Of this process, as `topology.local` describes it: all devices on one switch.
         precision: When to stop repeating.
+        cache_folder: By default the user's cache directory.
+        progress: Whether to show a progress bar, on stderr.
     """
     precision = precision or Precision()
-    names = [device.name for device in topology.devices]
     topology = with_pool(topology)
-    overhead_ns = measure_task_overhead(names[: at_once(topology)], precision).forward_ns
+    names = [device.name for device in topology.devices]
+    busy = names[: at_once(topology)]
+    cache = CostCache(environment.describe(busy), cache_folder)
+    wanted: dict[str, tuple[str, int, Callable[[], PartTime]]] = {
+        "task": ("task", 0, lambda: measure_task_overhead(busy, precision))
+    }
+    for size in COPY_BYTES if topology.num_devices > 1 else ():
+        for kind, measure in (("copy", measure_copy), ("all_reduce", measure_all_reduce)):
+            key = json.dumps([kind, topology.num_devices, size])
+            wanted[key] = kind, size, functools.partial(measure, topology, size, precision)
+    found: list[LinkTime] = []
+    overhead_ns = 0
+    bar = tqdm(wanted.items(), "measuring connections", disable=not progress, leave=False)
+    for key, (kind, size, measure) in bar:
+        time = cache.get(key)
+        if time is None:
+            time = measure()
+            cache.add(key, time)
+        if kind == "task":
+            overhead_ns = time.forward_ns
+        else:
+            found.append(LinkTime(kind, size, time.forward_ns, time.relative_spread))
     today = datetime.datetime.now(datetime.UTC).date()
-    source = f"measured by keras-soap profile on {today}"
+    source = f"measured by keras_soap, written on {today}"
     devices = tuple(
         dataclasses.replace(device, task_overhead_ns=overhead_ns) for device in topology.devices
     )
     topology = dataclasses.replace(topology, devices=devices, source=source)
-    if topology.num_devices == 1:
-        return topology, []
-    found = [measure_copy(names[:2], size, precision) for size in COPY_BYTES]
-    found += [measure_all_reduce(topology, size, precision) for size in COPY_BYTES]
-    return fit(topology, found), found
+    return (fit(topology, found) if found else topology), found
 
 
 def with_pool(topology: DeviceTopology) -> DeviceTopology:
@@ -103,8 +134,9 @@ def with_pool(topology: DeviceTopology) -> DeviceTopology:
     return dataclasses.replace(topology, devices=devices)
 
 
-def measure_copy(names: Sequence[str], num_bytes: int, precision: Precision) -> LinkTime:
+def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
     """Times transfers of `num_bytes` between two devices, one after the other, to and fro."""
+    names = [device.name for device in topology.devices[:2]]
     count = max(2, num_bytes // 4)
 
     def copies(tensor: tf.Tensor, *rests: tf.Tensor) -> tf.Tensor:
@@ -117,11 +149,11 @@ def measure_copy(names: Sequence[str], num_bytes: int, precision: Precision) -> 
                 tensor = tf.concat([rests[target], piece], 0)
         return tensor
 
-    timing = _time(copies, [_ones(names[0], count), *(_ones(name, 1) for name in names)], precision)
-    return _per_hop("copy", num_bytes, *timing)
+    arguments = [_ones(names[0], count), *(_ones(name, 1) for name in names)]
+    return _time(copies, arguments, _hops(num_bytes), precision)
 
 
-def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Precision) -> LinkTime:
+def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
     """Times the runtime's reductions of `num_bytes` among all devices, one after the other."""
     names = [device.name for device in topology.devices]
     among_all = Reductions(topology, names)
@@ -132,8 +164,8 @@ def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Prec
             made = among_all.reduce(made, names)
         return made
 
-    timing = _time(reductions, [_ones(name, max(1, num_bytes // 4)) for name in names], precision)
-    return _per_hop("all_reduce", num_bytes, *timing)
+    arguments = [_ones(name, max(1, num_bytes // 4)) for name in names]
+    return _time(reductions, arguments, _hops(num_bytes), precision)
 
 
 def _hops(num_bytes: int) -> int:
@@ -147,10 +179,6 @@ def _hops(num_bytes: int) -> int:
 def _ones(device: str, count: int) -> tf.Tensor:
     with tf.device(device):
         return tf.ones(count)
-
-
-def _per_hop(kind: str, num_bytes: int, time_ns: int, relative_spread: float) -> LinkTime:
-    return LinkTime(kind, num_bytes, time_ns // _hops(num_bytes), relative_spread)
 
 
 def fit(topology: DeviceTopology, found: Sequence[LinkTime]) -> DeviceTopology:
@@ -200,7 +228,8 @@ def _with_links(topology: DeviceTopology, latency_ns: float, bandwidth: float) -
     )
 
 
-def _time(function, arguments: list[tf.Tensor], precision: Precision) -> tuple[int, float]:
+def _time(function, arguments: list[tf.Tensor], hops: int, precision: Precision) -> PartTime:
+    """What each of `hops` takes that `function` makes."""
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments]
     runners = []
     for body in (lambda *given: tf.constant(0.0), function):
@@ -214,4 +243,5 @@ def _time(function, arguments: list[tf.Tensor], precision: Precision) -> tuple[i
         run()
         runners.append(run)
     timing = time_in_turn(runners, precision)
-    return timing.beyond_previous_ns[0], timing.relative_spread
+    time_ns = timing.beyond_previous_ns[0] // hops
+    return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

@@ -15,6 +15,8 @@ from keras_soap.runtime import clipping, collectives
 from keras_soap.runtime.exchange import is_here, move, on
 from keras_soap.runtime.pieces import Region
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
+from keras_soap.tasks.task_graph import TaskKind
+from keras_soap.tasks.task_names import TaskName
 
 ELEMENTWISE = frozenset(
     ["SGD", "Adam", "AdamW", "Adamax", "Nadam", "RMSprop", "Adagrad", "Adadelta", "Ftrl", "Lion"]
@@ -66,6 +68,7 @@ class ShardedOptimizer:
         weights: The model's trainable variables, in Keras's order.
         store: Where the weights are, and where slot variables go.
         everywhere: Makes a replicated `ShardedVariable` on all devices that hold any weight.
+        device_names: Of the topology's devices, in the order of their numbers.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class ShardedOptimizer:
         weights: Sequence[keras.Variable],
         store: ShardStore,
         everywhere: Any,
+        device_names: Sequence[str],
     ):
         self.optimizer = optimizer
         self.store = store
+        self.device_names = device_names
         self.weights = [weight for weight in weights if weight in store]
         check_optimizer(optimizer, store, self.weights)
         slots = _slots(optimizer, weights)
@@ -145,7 +150,8 @@ class ShardedOptimizer:
                 inner(clone)._clip_gradients = lambda values, present=present: [
                     clip(value) for clip, value in zip(present, values, strict=True)
                 ]
-            with on(device):
+            update = TaskName(TaskKind.UPDATE, part=self.device_names.index(device))
+            with on(device), tf.name_scope(update.scope):
                 clone.apply(found, self._shards[device])
 
     def _numbers(self, device: str) -> list[int]:

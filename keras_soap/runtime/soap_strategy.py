@@ -11,20 +11,16 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.functions import flat_inputs
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import capture
-from keras_soap.costs import environment, fitting
-from keras_soap.costs import proto_io as cost_io
-from keras_soap.costs.cost_profile import CostProfile
-from keras_soap.costs.measure import MeasuredProfile, at_once
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ClusterError, ExecutionError, StrategyError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
-from keras_soap.runtime import agreement, cluster, cluster_topology, layouts
+from keras_soap.report.ran_step import RanStep
+from keras_soap.runtime import agreement, cluster, cluster_topology, costing, layouts
 from keras_soap.runtime.cluster_spec import from_environment
 from keras_soap.runtime.functions import StepFunctions
 from keras_soap.runtime.measured_network import measure_network
-from keras_soap.runtime.measured_topology import measure_topology, with_pool
-from keras_soap.runtime.measuring import measure_all
+from keras_soap.runtime.profiled_step import StepTrace
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
@@ -33,7 +29,6 @@ from keras_soap.strategy import proto_io
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
-from keras_soap.topology.local import local_topology
 from keras_soap.topology.resolve import resolve
 
 BATCHES = ("whole", "sharded")
@@ -66,13 +61,14 @@ class SoapStrategy(keras.callbacks.Callback):
         dims: Kinds of parallelism that the search may use, letters of `"SOAP"`: sample,
             operation, attribute, parameter.
         method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
-        profile: Where times of operators come from. `"analytic"`, the default: the topology's
-            figures. `"measured"`: each part that the search may ask for is run on the devices and
-            timed before the search begins, mostly within a second or two each; times are kept in
-            the user's cache directory, so that the next time begins at once. Connections are timed
-            too, if the topology is `"local"`. Else the path of a profile that
-            `keras-soap profile` wrote, or a `CostProfile`. A profile that does not fit this
-            machine or this model gives a warning that says why.
+        profile: Where times of operators come from. `"measured"`, the default of searches: each
+            part that the search may ask for is run on the devices and timed before the search
+            begins, mostly within a second or two each; times are kept in the user's cache
+            directory, so that the next time begins at once, and a profile that was interrupted
+            goes on where it was. Connections are timed too, if the topology is `"local"`.
+            `"analytic"`, the default where nothing is searched for: the topology's figures.
+            Else the path of a profile that `keras-soap profile` wrote, or a `CostProfile`. A
+            profile that does not fit this machine or this model gives a warning that says why.
         time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
             Blocks of steps are then placed each on its own, so that they can run in a wavefront.
             By default a layer is one operator.
@@ -82,6 +78,8 @@ class SoapStrategy(keras.callbacks.Callback):
             data sets for validation are sharded too; `predict` gives each client the outputs for
             its own samples. Samples that a strategy needs elsewhere are sent there. Without a
             cluster both are the same.
+        trace_out: File for the trace of a step (the sixth of training), simulated and as it really
+            ran side by side, for https://ui.perfetto.dev. Client 0 of a cluster writes its own.
         verbose: 0 for silence, 1 for a progress bar and a table of the strategy found.
 
     Attributes:
@@ -102,9 +100,10 @@ class SoapStrategy(keras.callbacks.Callback):
         seed: int = 0,
         dims: str = "SOAP",
         method: str = "mcmc",
-        profile: "str | os.PathLike[str] | CostProfile | None" = None,
+        profile: costing.Asked = None,
         time_chunk: int | None = None,
         batches: str = "whole",
+        trace_out: "str | os.PathLike[str] | None" = None,
         verbose: int = 1,
     ):
         super().__init__()
@@ -124,6 +123,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self._time_chunk = time_chunk
         self._batches = batches
         self._is_training = False
+        self._trace = None if trace_out is None else StepTrace(trace_out)
         self._functions: StepFunctions | None = None
         self._costs: Costs | None = None
         self._plan: Plan | None = None
@@ -185,6 +185,11 @@ class SoapStrategy(keras.callbacks.Callback):
         }
 
     @property
+    def ran(self) -> RanStep | None:
+        """The step that `trace_out` is of, once it has run."""
+        return self._trace.ran if self._trace is not None else None
+
+    @property
     def tracing_seconds(self) -> float:
         """What it took to trace the steps that have run so far, of training and evaluation."""
         self._started()
@@ -195,7 +200,6 @@ class SoapStrategy(keras.callbacks.Callback):
     def plan(self) -> Plan:
         """The strategy with its simulated costs, to print, save, trace or report."""
         if self._plan is None:
-            assert self.costs is not None
             assert self.strategy is not None
             evaluations = {"strategy": Objective(self.costs).evaluate(self.strategy)}
             self._plan = Plan(self.costs, evaluations, training=True, method="given")
@@ -223,7 +227,17 @@ class SoapStrategy(keras.callbacks.Callback):
         self._functions.install()
         self._is_training = True
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._trace is not None and self._is_training:
+            self._trace.before_step()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._trace is not None and self._is_training:
+            self._trace.after_step(lambda: self.plan)
+
     def on_train_end(self, logs: Any = None) -> None:
+        if self._trace is not None and self._is_training:
+            self._trace.end()
         self._is_training = False
         if self._functions is not None:
             self._functions.remove()
@@ -263,7 +277,7 @@ class SoapStrategy(keras.callbacks.Callback):
             strategy = self._plan_for(step, lowering)
         else:
             agreement.check(ours, self.model, lowering.graph, self._settings())
-            if self._asked_profile == "measured" and self._searches and self._is_local:
+            if self._measures and self._searches and self._is_local:
                 self._topology, _ = measure_network(self.topology, self._device_names)
             text = ours.share(
                 "strategy",
@@ -281,8 +295,20 @@ class SoapStrategy(keras.callbacks.Callback):
         )
 
     def _plan_for(self, step: CapturedStep, lowering: Lowering) -> Strategy:
-        profile = self._profile_for(step, lowering)
-        self._costs = Costs(lowering, self.topology, profile)
+        if self._measures:
+            self._costs = costing.measured_costs(
+                step.model,
+                lowering,
+                self.topology,
+                self.model.optimizer,
+                is_local=self._is_local,
+                dims=self._dims if self._searches else None,
+                progress=self._verbose > 0,
+            )
+            self._topology = self._costs.topology
+        else:
+            profile = costing.profile_for(self._asked_profile, lowering, self.topology)
+            self._costs = Costs(lowering, self.topology, profile)
         return self._find_strategy()
 
     def _settings(self) -> dict[str, Any]:
@@ -292,38 +318,16 @@ class SoapStrategy(keras.callbacks.Callback):
             "the topology": self.topology.name,
             "the search": search,
             "time_chunk": self._time_chunk,
-            "whether costs are measured": self._asked_profile == "measured",
+            "whether costs are measured": self._measures,
         }
 
     @property
     def _searches(self) -> bool:
         return self.strategy is None and self._strategy_file is None
 
-    def _profile_for(self, step: CapturedStep, lowering: Lowering) -> CostProfile:
-        asked = self._asked_profile
-        if asked is None or asked == "analytic":
-            return Roofline()
-        if asked == "measured":
-            if self._searches and self._is_local:
-                if cluster.current() is None:
-                    self._topology, _ = measure_topology(self.topology)
-                else:
-                    measured, _ = measure_topology(local_topology())
-                    self._topology = cluster_topology.with_inside(self.topology, measured)
-            # Of several clients, client 0 measures for all.
-            here = self.topology if cluster.current() is None else with_pool(local_topology())
-            profile = MeasuredProfile(step.model, here, self.model.optimizer)
-            if self._searches:
-                measure_all(profile, lowering, self.topology, self._dims, self._verbose > 0)
-            return profile
-        if not isinstance(asked, (str, os.PathLike)):
-            return asked
-        table = cost_io.load(asked)
-        names = [device.name for device in self.topology.devices]
-        here = environment.describe(names[: at_once(with_pool(self.topology))])
-        for reason in fitting.misfits(table, lowering.graph, here):
-            logging.warning("profile=%r %s", os.fspath(asked), reason)
-        return table
+    @property
+    def _measures(self) -> bool:
+        return costing.measures(self._asked_profile, self._method if self._searches else None)
 
     def _find_strategy(self) -> Strategy:
         lowering = self.costs.lowering

@@ -11,7 +11,8 @@ The order and the facts are those of `tasks.build`, read from the same `Lowering
    optimizer updates each shard.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +24,13 @@ from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
 from keras_soap.runtime.collectives import Reductions
-from keras_soap.runtime.exchange import here, move, on
+from keras_soap.runtime.exchange import FEED, here, move, on
 from keras_soap.runtime.pieces import Region, accumulate, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
+from keras_soap.tasks.task_graph import TaskKind
+from keras_soap.tasks.task_names import TaskName
 
 
 @dataclass
@@ -98,16 +101,22 @@ class StepTracer:
             fed: For each input operator its pieces, one for each part; see `batch_pieces`.
         """
         for number, operator in enumerate(self.graph.operators):
-            with tf.name_scope(_scope(operator.name)):
-                if operator.kind == "input":
-                    self.traces.append(self._feed(number, fed[number]))
-                else:
-                    self.traces.append(self._forward(number))
+            if operator.kind == "input":
+                self.traces.append(self._feed(number, fed[number]))
+            else:
+                self.traces.append(self._forward(number))
+
+    @contextlib.contextmanager
+    def _task(self, kind: TaskKind, number: int, part: int, device: str) -> Iterator[None]:
+        """Places and names what follows: it is a task's."""
+        name = TaskName(kind, self.graph.operators[number].name, part)
+        with on(device), tf.name_scope(name.scope):
+            yield
 
     def _feed(self, number: int, pieces: Sequence[tf.Tensor]) -> list[_PartTrace]:
         traces = []
         for piece, device in zip(pieces, self.devices(number), strict=True):
-            with tf.name_scope("feed"):
+            with tf.name_scope(FEED):
                 # Says where it is.
                 piece = move(piece, device, device)
             traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
@@ -120,7 +129,7 @@ class StepTracer:
         arriving = [self._inputs(number, part) for part in range(len(devices))]
         traces, calls = [], []
         for part, device, inputs in zip(self.parts[number], devices, arriving, strict=True):
-            with on(device):
+            with self._task(TaskKind.FORWARD, number, part.index, device):
                 weights = [self._read(w, device) for w in operator.weights]
             tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
             trace = _PartTrace(tape, inputs, weights, [], [], ())
@@ -139,20 +148,24 @@ class StepTracer:
         block = self.lowering.operator(number, self.configs[number].degrees)
         combines = block.combines_in(self.training)
         for stage, combine in enumerate(combines):
-            for trace, call, device in zip(traces, calls, devices, strict=True):
-                with on(device), trace.tape:
-                    self._watch(trace)
-                    trace.contributions.append(rule.contribute(call, stage))
-                with on(device):
+            for part, (trace, call, device) in enumerate(zip(traces, calls, devices, strict=True)):
+                with self._task(TaskKind.FORWARD, number, part, device):
+                    with trace.tape:
+                        self._watch(trace)
+                        trace.contributions.append(rule.contribute(call, stage))
                     self._keep(trace, call, stage)
             contributions = [trace.contributions[stage] for trace in traces]
             reduced = self._over_groups(
-                combine.group, contributions, devices, combine.combine.reduction
+                TaskName(TaskKind.COMBINE, operator.name),
+                combine.group,
+                contributions,
+                devices,
+                combine.combine.reduction,
             )
             for trace, value in zip(traces, reduced, strict=True):
                 trace.combined.append(value)
-        for trace, call, device in zip(traces, calls, devices, strict=True):
-            with on(device), trace.tape:
+        for part, (trace, call, device) in enumerate(zip(traces, calls, devices, strict=True)):
+            with self._task(TaskKind.FORWARD, number, part, device), trace.tape:
                 self._watch(trace)
                 result = rule.compute(call)
             trace.outputs = result.outputs
@@ -208,14 +221,15 @@ class StepTracer:
             for producer, region in self._overlaps(edge)[part]:
                 trace = self.traces[edge.producer.operator][producer]
                 source = self.devices(edge.producer.operator)[producer]
-                with on(source):
+                with self._task(TaskKind.TRANSFER, number, part, source):
                     output = trace.outputs[edge.producer.output]
                     piece = cut(output, self._made(edge, producer), region)
                 if source != device:
-                    with tf.name_scope("transfer"):
+                    name = TaskName(TaskKind.TRANSFER, self.graph.operators[number].name, part)
+                    with tf.name_scope(name.scope):
                         piece = move(piece, source, device)
                 pieces.append((region, piece))
-            with on(device):
+            with self._task(TaskKind.TRANSFER, number, part, device):
                 result.append(assemble(pieces) if pieces else None)
         return result
 
@@ -238,22 +252,27 @@ class StepTracer:
         return self._overlaps_of[edge.index]
 
     def _over_groups(
-        self, group: Any, tensors: Sequence[tf.Tensor], devices: Sequence[str], reduction: str
+        self,
+        name: TaskName,
+        group: Any,
+        tensors: Sequence[tf.Tensor],
+        devices: Sequence[str],
+        reduction: str,
     ) -> list[tf.Tensor]:
         """Reduces within each group of parts; gives each part its group's value."""
         result: list[tf.Tensor] = list(tensors)
-        with tf.name_scope("combine"):
-            for number in range(int(group.max()) + 1):
-                members = self._in_device_order(
-                    [part for part in range(len(devices)) if group[part] == number], devices
-                )
+        for number in range(int(group.max()) + 1):
+            members = self._in_device_order(
+                [part for part in range(len(devices)) if group[part] == number], devices
+            )
+            with tf.name_scope(name.scope):
                 reduced = self.reductions.reduce(
                     [tensors[part] for part in members],
                     [devices[part] for part in members],
                     reduction,
                 )
-                for part, value in zip(members, reduced, strict=True):
-                    result[part] = value
+            for part, value in zip(members, reduced, strict=True):
+                result[part] = value
         return result
 
     def _in_device_order(self, parts: list[int], devices: Sequence[str]) -> list[int]:
@@ -268,8 +287,7 @@ class StepTracer:
         self._loss_scale = loss_scale
         for number in reversed(range(len(self.graph.operators))):
             if self.graph.has_backward[number]:
-                with tf.name_scope(_scope(self.graph.operators[number].name) + "/backward"):
-                    self._backward(number)
+                self._backward(number)
 
     def _backward(self, number: int) -> None:
         operator = self.graph.operators[number]
@@ -278,7 +296,7 @@ class StepTracer:
         block = self.lowering.operator(number, self.configs[number].degrees)
         gradients: list[list[Any]] = []
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
-            with on(device):
+            with self._task(TaskKind.BACKWARD, number, part, device):
                 arrived = self._arrived(number, part, trace)
                 sources = self._sources(trace)
                 made = [tensor for tensor in trace.outputs if tensor is not None]
@@ -329,12 +347,14 @@ class StepTracer:
         if block.combines[stage].combine.reduction == "sum":
             of_combined = []
             for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
-                with on(device):
+                with self._task(TaskKind.BACKWARD, number, part, device):
                     gradient = gradients[part][position + stage]
                     of_combined.append(
                         tf.zeros_like(trace.combined[stage]) if gradient is None else gradient
                     )
-            reduced = self._over_groups(block.combines[stage].group, of_combined, devices, "sum")
+            name = TaskName(TaskKind.GRADIENT_COMBINE, self.graph.operators[number].name)
+            group = block.combines[stage].group
+            reduced = self._over_groups(name, group, of_combined, devices, "sum")
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
             of_kept = gradients[part][position + len(trace.combined) :]
             targets = [(trace.contributions[stage], reduced[part])] if reduced else []
@@ -345,7 +365,7 @@ class StepTracer:
             ]
             if not targets:
                 continue
-            with on(device):
+            with self._task(TaskKind.BACKWARD, number, part, device):
                 more = trace.tape.gradient(
                     [made for made, _ in targets],
                     self._sources(trace),
@@ -354,6 +374,7 @@ class StepTracer:
                 gradients[part] = [_add(a, b) for a, b in zip(gradients[part], more, strict=True)]
 
     def _send_back(self, number: int, part: int, gradients: Sequence[Any], device: str) -> None:
+        name = TaskName(TaskKind.GRADIENT_TRANSFER, self.graph.operators[number].name, part)
         for edge, gradient in zip(self.graph.in_edges[number], gradients, strict=True):
             source = edge.producer.operator
             if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[source]):
@@ -361,13 +382,13 @@ class StepTracer:
             read = self.parts[number][part].inputs[edge.input]
             targets = self.devices(source)
             for producer, region in self._overlaps(edge)[part]:
-                with on(device):
+                with self._task(TaskKind.GRADIENT_TRANSFER, number, part, device):
                     if gradient is None:
                         whole = self.traces[number][part].inputs[edge.input]
                         gradient = tf.zeros_like(whole)
                     piece = cut(tf.convert_to_tensor(gradient), read, region)
                 if targets[producer] != device:
-                    with tf.name_scope("gradient_transfer"):
+                    with tf.name_scope(name.scope):
                         piece = move(piece, device, targets[producer])
                 outputs = self.graph.operators[source].output_specs
                 slots = self._arriving.setdefault((source, producer), [[] for _ in outputs])
@@ -382,8 +403,3 @@ def _add(a: Any, b: Any) -> Any:
 
 def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(inputs), {}
-
-
-def _scope(name: str) -> str:
-    """A name that TensorFlow takes as a scope."""
-    return "".join(c if c.isalnum() or c in "/_.-" else "_" for c in name).lstrip("/_-.") or "op"

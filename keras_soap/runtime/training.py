@@ -25,6 +25,8 @@ from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.tasks.build import REPORT_DEVICE
 from keras_soap.tasks.lowering import Lowering
+from keras_soap.tasks.task_graph import TaskKind
+from keras_soap.tasks.task_names import TaskName
 from keras_soap.topology.device_topology import DeviceTopology
 
 
@@ -65,7 +67,11 @@ class TrainingRun:
                 self._shard_weights(number)
             self.penalties = WeightPenalties(self.model.trainable_variables, self.store)
             self.optimizer = ShardedOptimizer(
-                self.model.optimizer, self.model.trainable_variables, self.store, self._everywhere
+                self.model.optimizer,
+                self.model.trainable_variables,
+                self.store,
+                self._everywhere,
+                self.device_names,
             )
         except BaseException:
             self.store.release()
@@ -250,7 +256,7 @@ class TrainingRun:
         """Sums losses and metrics of all parts on the reporting device, into Keras's metrics."""
         device = self.device_names[REPORT_DEVICE]
         total = []
-        with tf.name_scope("report"):
+        with tf.name_scope(TaskName(TaskKind.REPORT).scope):
             batch_size = step.model.graph.batch_size
             for numbers in step.losses:
                 term = step.term(numbers[0])
@@ -283,8 +289,10 @@ class TrainingRun:
 
     def _reduced_gradients(self, tracer: StepTracer) -> dict[int, dict[str, Any]]:
         result: dict[int, dict[str, Any]] = {}
-        with tf.name_scope("all_reduce"):
-            for weight, by_device in sorted(tracer.weight_gradients.items()):
+        graph = tracer.graph
+        for weight, by_device in sorted(tracer.weight_gradients.items()):
+            operator = next(operator for operator in graph.operators if weight in operator.weights)
+            with tf.name_scope(TaskName(TaskKind.ALL_REDUCE, operator.name).scope):
                 variable = self.step.model.variables[weight]
                 sharded = self.store[variable]
                 local = {}

@@ -57,11 +57,12 @@ def test_a_profile_is_measured_once_and_planned_with(run, tmp_path):
     assert f"{count} times, {count} of them measured now" in out
     assert list((tmp_path / "cache/keras_soap/costs").glob("*.json"))
     topology = topology_io.load("t.textproto")
-    assert "measured by keras-soap profile" in topology.source
+    assert "measured by keras_soap" in topology.source
     assert "all_reduce" in out
 
-    code, out, err = run(*PROFILE)
-    assert (code, err) == (0, "")
+    code, out, err = run(*PROFILE, "--topology_out=again.textproto")
+    assert code == 0
+    assert topology_io.load("again.textproto") == topology
     assert f"{count} times, 0 of them measured now" in out
     assert cost_io.load("p.pb").entries == table.entries
 

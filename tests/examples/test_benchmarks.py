@@ -28,7 +28,7 @@ def train(name, steps=8, **changes):
     training, benchmark = program("training"), program(name).BENCHMARK
     fields = {field.name for field in dataclasses.fields(training.Options)}
     options = {key: changes.pop(key) for key in fields & changes.keys()}
-    defaults = {"steps": steps, "num_devices": NUM_DEVICES, "verbose": False}
+    defaults = {"steps": steps, "num_devices": NUM_DEVICES, "profile": "analytic", "verbose": False}
     sizes = dataclasses.replace(benchmark.presets["tiny"], **changes)
     return training.train(benchmark, sizes, training.Options(**defaults | options))
 

@@ -212,7 +212,7 @@ def test_an_exception_in_the_data_leaves_a_usable_model():
 def test_a_search_finds_a_strategy_prints_it_and_trains(capfd):
     plain, ours = (VECTORS.model("adam") for _ in range(2))
     plain.fit(X, Y, **FIT)
-    callback = SoapStrategy(search_budget_s=0.5, seed=3)
+    callback = SoapStrategy(search_budget_s=0.5, seed=3, profile="analytic")
     ours.fit(X, Y, callbacks=[callback], **FIT)
     assert_equal_weights(ours, plain)
     assert callback.result is not None
@@ -254,7 +254,7 @@ def test_frozen_layers_stay_as_they_are():
     plain, ours = model(), model()
     frozen = plain.get_layer("inner").kernel.numpy()
     plain.fit(X, Y, **FIT)
-    callback = SoapStrategy(search_budget_s=0.2, verbose=0)
+    callback = SoapStrategy(search_budget_s=0.2, profile="analytic", verbose=0)
     ours.fit(X, Y, callbacks=[callback], **FIT)
     assert_equal_weights(ours, plain)
     assert np.array_equal(ours.get_layer("inner").kernel.numpy(), frozen)
@@ -315,7 +315,7 @@ def test_dropout_drops_in_training_and_not_in_evaluation():
         sums,
         batch_size=16,
         verbose=0,
-        callbacks=[SoapStrategy(search_budget_s=0.2, verbose=0)],
+        callbacks=[SoapStrategy(search_budget_s=0.2, profile="analytic", verbose=0)],
     )
     # The variance of a sum of 64 terms that are 0 or 2 is 64.
     assert 20 < history.history["loss"][0] < 200

@@ -30,6 +30,13 @@ def measured(monkeypatch):
         measure_parts, "measure_part", lambda *a: count.append(a) or PartTime(9_000, 9_000)
     )
     monkeypatch.setattr(measure_parts, "measure_update", lambda *a: PartTime(1_000, 0))
+    monkeypatch.setattr(measured_topology, "measure_task_overhead", lambda *a: PartTime(2_000, 0))
+    for name in ("measure_copy", "measure_all_reduce"):
+        monkeypatch.setattr(
+            measured_topology,
+            name,
+            lambda topology, num_bytes, *a: count.append(num_bytes) or PartTime(num_bytes, 0),
+        )
     return count
 
 
@@ -63,27 +70,30 @@ def fit_with(**arguments) -> SoapStrategy:
     return soap
 
 
-def test_measured_costs_are_measured_before_the_search_and_kept(measured):
-    soap = fit_with(profile="measured")
+def test_a_search_measures_costs_before_it_begins_and_keeps_them(measured):
+    soap = fit_with()
     assert soap.plan.evaluation.step_time_ns > 0
     assert soap.costs.profile.source == "measured"
+    assert soap.topology.devices[0].task_overhead_ns == 2_000
     first = len(measured)
-    assert first == soap.costs.profile.num_measured - 1 > 0
-    fit_with(profile="measured")
+    num_connections = 2 * len(measured_topology.COPY_BYTES)
+    assert first == soap.costs.profile.num_measured - 1 + num_connections > num_connections
+    again = fit_with(profile="measured")
     assert len(measured) == first
+    assert again.topology == soap.topology
 
 
-def test_a_given_strategy_needs_no_measurements(measured):
-    strategy = fit_with(method="data_parallel").strategy
-    soap = fit_with(profile="measured", strategy=strategy)
+def test_a_strategy_that_is_given_or_named_needs_no_measurements(measured):
+    named = fit_with(method="data_parallel")
+    assert named.costs.profile == fit_with(strategy=named.strategy).costs.profile == Roofline()
+    soap = fit_with(profile="measured", strategy=named.strategy)
     assert measured == []
     assert soap.plan.evaluation.step_time_ns > 0  # Asks for what it needs.
     assert measured
 
 
-def test_costs_are_analytic_unless_asked_otherwise(measured):
-    for profile in (None, "analytic"):
-        assert fit_with(profile=profile).costs.profile == Roofline()
+def test_nothing_is_measured_where_other_costs_are_asked_for(measured):
+    assert fit_with(profile="analytic").costs.profile == Roofline()
     mine = Roofline(0.5, 0.5)
     assert fit_with(profile=mine).costs.profile is mine
     assert measured == []

@@ -141,7 +141,7 @@ def test_a_subclassed_model_is_searched_evaluated_and_used_under_its_strategy():
     x, y, _ = subject.samples()
     # The last batch is smaller.
     part = ({name: values[:36] for name, values in x.items()}, y[:36])
-    soap = SoapStrategy(search_budget_s=0.5, verbose=0)
+    soap = SoapStrategy(search_budget_s=0.5, profile="analytic", verbose=0)
     logs = [
         m.fit(*part, batch_size=8, shuffle=False, validation_data=part, verbose=0, callbacks=c)
         for m, c in ((plain, []), (model, [soap]))

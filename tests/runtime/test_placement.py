@@ -1,9 +1,14 @@
 """Every operation of a traced step, gradients included, is on the device of its task."""
 
+import functools
 from collections import Counter
 
 import pytest
 
+from keras_soap.runtime.exchange import FEED
+from keras_soap.tasks.build import build
+from keras_soap.tasks.task_graph import TaskKind
+from keras_soap.tasks.task_names import TaskName, names, scope_of
 from tests.runtime.traced import TracedStep, traced
 
 STRATEGIES = ["S", "A, height", "A and P", "O", "O, overlapping", "anything 1", "anything 2"]
@@ -18,16 +23,25 @@ BACKWARD_KERNELS = {
 }
 
 
-def operator_of(step: TracedStep, name: str) -> int | None:
-    """Number of the operator that an operation works for, by its scope."""
-    path = name.removeprefix("gradient_tape/") + "/"
-    graph = step.costs.lowering.graph
-    found = [
-        (len(operator.name), number)
-        for number, operator in enumerate(graph.operators)
-        if path.startswith(f"{operator.name}/")
-    ]
-    return max(found)[1] if found else None
+@functools.cache
+def by_scope(step: TracedStep) -> dict[str, TaskName]:
+    tasks = build(step.costs, step.strategy)
+    return {name.scope: name for name in names(tasks, step.costs.lowering.graph)}
+
+
+def task_of(step: TracedStep, operation: str) -> TaskName | None:
+    """Name of the task that an operation works for, by its scope."""
+    scope = scope_of(operation)
+    return None if scope is None else by_scope(step).get(scope)
+
+
+def operator_of(step: TracedStep, operation: str) -> int | None:
+    """Number of the operator whose part an operation computes, or moves tensors for."""
+    task = task_of(step, operation)
+    operators = step.costs.lowering.graph.operators
+    if task is None or not task.operator or task.kind == TaskKind.ALL_REDUCE:
+        return None
+    return next(n for n, operator in enumerate(operators) if operator.name == task.operator)
 
 
 def devices(step: TracedStep, number: int) -> set[int]:
@@ -56,8 +70,11 @@ def test_tensors_change_devices_in_transfers_only(subject, strategy):
         if len({step.device_of[op], step.device_of[tensor.op]} - {-1}) == 2
     }
     assert all(op.type == "Identity" for op in moving)
-    scopes = ("feed", "transfer", "combine", "all_reduce", "report")
-    assert all(any(scope in op.name for scope in scopes) for op in moving)
+    for op in moving:
+        task = task_of(step, op.name)
+        assert op.name.startswith(FEED) or (
+            task and (task.kind.is_communication or task.kind == TaskKind.REPORT)
+        ), op.name
 
 
 @pytest.mark.parametrize(("subject", "strategy"), CASES)
@@ -67,21 +84,26 @@ def test_operations_run_where_their_operator_does(subject, strategy):
     seen = Counter()
     for op in step.operations:
         number = operator_of(step, op.name)
-        if number is None or "/feed" in op.name:
+        if number is None:
             continue
+        task = task_of(step, op.name)
+        backward = task.kind in (TaskKind.BACKWARD, TaskKind.GRADIENT_COMBINE)
         kind = graph.operators[number].kind
         here, before = devices(step, number), set()
         for ref in graph.operators[number].inputs:
             before |= devices(step, ref.operator)
         device = step.device_of[op]
-        if "/gradient_transfer" in op.name:
-            assert device in before, op.name
+        if task.kind == TaskKind.GRADIENT_TRANSFER:
+            # Cut where it was made, before it moves.
+            assert device in here | before, op.name
         elif device not in here:
             # Cut where it was made, before it moves.
             assert device in before, op.name
             assert "Slice" in op.name, op.name
-            assert "backward" not in op.name, op.name
-        seen[kind, "forward" if "backward" not in op.name else "backward"] += 1
+            assert task.kind == TaskKind.TRANSFER, op.name
+        elif task.kind in (TaskKind.FORWARD, TaskKind.BACKWARD):
+            assert step.strategy.configs[number].devices[task.part] == device, op.name
+        seen[kind, "backward" if backward else "forward"] += 1
     for operator in graph.operators:
         if operator.kind != "input":
             assert seen[operator.kind, "forward"] > 0
@@ -124,6 +146,7 @@ def test_each_shard_is_updated_on_its_device(subject, strategy):
     updates = Counter(
         step.device_of[op]
         for op in step.operations
-        if op.name.startswith("adam") and op.type == "AssignSubVariableOp"
+        if task_of(step, op.name) == TaskName(TaskKind.UPDATE, part=step.device_of[op])
+        and op.type == "AssignSubVariableOp"
     )
     assert +updates == +expected

@@ -45,7 +45,7 @@ def refused(error, match, soap: SoapStrategy, model=None, x=X, y=Y, **fit) -> No
 
 
 def quick(**arguments) -> SoapStrategy:
-    return SoapStrategy(search_budget_s=0.1, verbose=0, **arguments)
+    return SoapStrategy(search_budget_s=0.1, profile="analytic", verbose=0, **arguments)
 
 
 def test_a_batch_size_that_no_degree_divides():

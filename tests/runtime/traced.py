@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_soap.capture.losses import capture_step
 from keras_soap.costs.roofline import Roofline
+from keras_soap.runtime.exchange import FEED
 from keras_soap.runtime.training import TrainingRun
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs, Lowering
@@ -22,7 +23,7 @@ from tests.runtime.subjects import KNOWN, first_batch, lowering
 DEVICES = [f"/job:localhost/replica:0/task:0/device:CPU:{n}" for n in range(NUM_DEVICES)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TracedStep:
     """A traced training step.
 
@@ -47,7 +48,7 @@ class TracedStep:
         result: Counter[tuple[int, int]] = Counter()
         for operation in self.operations:
             destination = self.device_of[operation]
-            if destination == -1 or "/feed" in operation.name:
+            if destination == -1 or operation.name.startswith(FEED):
                 continue
             for tensor in operation.inputs:
                 source = self.device_of[tensor.op]

@@ -1,0 +1,222 @@
+"""The parts of the accuracy benchmark that need TensorFlow, each in a process of its own.
+
+A folder holds what is known of one network: `plan.json` with predictions, the strategies, the
+profile and the topology, and `measured.json`, to which every round of every strategy is added.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES: dict[str, dict[str, int]] = {
+    "alexnet": {"batch_size": 64, "image_size": 128, "classes": 100, "width": 32, "units": 1024},
+    "inception_v3": {"batch_size": 8, "image_size": 139, "classes": 100, "width": 16},
+    "resnet101": {"batch_size": 16, "image_size": 96, "classes": 100, "width": 32},
+    "rnntc": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
+    "rnnlm": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
+    "nmt": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
+}
+"""Changes to the tiny sizes that make a step take 0.1 s or more on two cores."""
+
+RANDOM_DIMS = ("SOAP", "S", "O", "A", "P", "SAP", "SOAP", "SOP")
+"""What random strategies may use, in turn."""
+
+WARMUP_STEPS = 2
+"""Of each round: variables are put on their devices first, and memory is allocated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """See the flags of the same names."""
+
+    size: str = "benchmark"
+    num_strategies: int = 12
+    num_devices: int = 2
+    num_rounds: int = 4
+    num_steps: int = 6
+    search_budget_s: float = 10.0
+    part_seconds: float = 0.5
+    seed: int = 0
+
+
+def start_devices(num_devices: int) -> None:
+    """Logical CPUs with one thread each, in this process."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras_soap
+
+    keras_soap.use_logical_cpus(num_devices)
+
+
+def network_and_batch(name: str, size: str) -> tuple[Any, tuple, int | None]:
+    """The compiled network, one batch of its data, and how it is opened in time."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    benchmark = importlib.import_module(name).BENCHMARK
+    sizes = benchmark.presets["tiny"]
+    if size == "benchmark":
+        sizes = dataclasses.replace(sizes, **SIZES[name])
+    pool = benchmark.data["synthetic"](sizes, np.random.default_rng(0))
+    batch = _tree_map(lambda array: array[: sizes.batch_size], tuple(pool))
+    return benchmark.model(sizes), batch, getattr(sizes, "time_chunk", None)
+
+
+def plan(name: str, folder: Path, options: Options) -> None:
+    """Measures this machine, makes strategies and predicts them; fills the folder."""
+    start_devices(options.num_devices)
+    import tensorflow as tf
+    from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+
+    from keras_soap.capture.losses import capture_step
+    from keras_soap.costs import proto_io as cost_io
+    from keras_soap.costs.measure import MeasuredProfile
+    from keras_soap.costs.timing import Precision
+    from keras_soap.proto.files import write_atomically
+    from keras_soap.runtime.measured_topology import measure_topology
+    from keras_soap.runtime.measuring import measure_all
+    from keras_soap.search.problem import Budget, Problem
+    from keras_soap.search.run import search
+    from keras_soap.strategy import proto_io
+    from keras_soap.topology import proto_io as topology_io
+    from keras_soap.topology.local import local_topology
+
+    network, batch, time_chunk = network_and_batch(name, options.size)
+    x, y, weights = unpack_x_y_sample_weight(_tree_map(tf.convert_to_tensor, batch))
+    network._symbolic_build(data_batch=(x, y, weights))
+    captured = capture_step(network, len(y), y, weights, time_chunk).model
+    precision = Precision(seconds=options.part_seconds)
+    topology, _ = measure_topology(local_topology(), precision)
+    profile = MeasuredProfile(captured, topology, network.optimizer, precision=precision)
+    measure_all(profile, Problem(captured.graph, topology, profile).lowering, topology)
+    table = profile.table()
+    folder.mkdir(parents=True, exist_ok=True)
+    topology_io.save(folder / "topology.textproto", topology)
+    cost_io.save(folder / "profile.textproto", table)
+    problem = Problem(captured.graph, topology, table)
+    found = search(
+        captured.graph,
+        topology,
+        table,
+        budget=Budget(options.search_budget_s),
+        seed=options.seed,
+        progress=False,
+    )
+    strategies: dict[str, Any] = {}
+    candidates = {"soap": found.evaluation.strategy}
+    candidates |= {name: made.strategy for name, made in problem.baselines.items()}
+    rng = np.random.default_rng(options.seed)
+    number = 0
+    while len(strategies) < options.num_strategies:
+        if not candidates:
+            dims = RANDOM_DIMS[number % len(RANDOM_DIMS)]
+            space = Problem(captured.graph, topology, table, dims).space
+            candidates[f"random_{number}_{dims}"] = space.random_strategy(rng)
+            number += 1
+        made = next(iter(candidates))
+        strategy = candidates.pop(made)
+        if strategy not in strategies.values():
+            strategies[made] = strategy
+    predicted = {}
+    for made, strategy in strategies.items():
+        path = folder / f"{made}.pb"
+        lowering = problem.lowering
+        proto_io.save(path, strategy, captured.graph, lowering.dimensions, topology)
+        predicted[made] = problem.objective.evaluate(strategy).step_time_ns / 1e9
+    # Last, so that a plan that is there is whole.
+    write_atomically(folder / "plan.json", json.dumps(predicted, indent=2).encode())
+
+
+def measure(name: str, folder: Path, options: Options) -> None:
+    """Trains under all strategies of a folder, in turn, until each has all of its rounds."""
+    from keras_soap.proto.files import write_atomically
+
+    start_devices(options.num_devices)
+    path = folder / "measured.json"
+    done = json.loads(path.read_text()) if path.exists() else {}
+    fits = {
+        made: _Fit(name, folder / f"{made}.pb", options)
+        for made in json.loads((folder / "plan.json").read_text())
+    }
+    for number in range(options.num_rounds):
+        for made, fit in fits.items():
+            rounds = done.setdefault(made, [])
+            if len(rounds) <= number:
+                rounds.append(fit.seconds_per_step())
+                write_atomically(path, json.dumps(done, indent=2).encode())
+
+
+class _Fit:
+    """A network that is trained under a strategy, some steps at a time."""
+
+    def __init__(self, name: str, strategy: Path, options: Options):
+        import tensorflow as tf
+
+        import keras_soap
+
+        self._options = options
+        self._network, batch, time_chunk = network_and_batch(name, options.size)
+        steps = WARMUP_STEPS + options.num_steps
+        self._data = tf.data.Dataset.from_tensors(batch).cache().repeat(steps)
+        self._soap = keras_soap.SoapStrategy(
+            strategy.parent / "topology.textproto",
+            strategy=strategy,
+            time_chunk=time_chunk,
+            verbose=0,
+        )
+
+    def seconds_per_step(self) -> float:
+        """The median of a round."""
+        import keras
+
+        marks: list[float] = []
+        clock = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: (
+                float(logs["loss"]),
+                marks.append(time.perf_counter()),
+            ),
+        )
+        self._network.fit(self._data, epochs=1, verbose=0, callbacks=[self._soap, clock])
+        return float(np.median(np.diff(marks[WARMUP_STEPS - 1 :])))
+
+
+def trace(name: str, folder: Path, strategy: str, trace_out: str, options: Options) -> None:
+    """Writes the trace of a step under a strategy; prints where prediction and step part."""
+    start_devices(options.num_devices)
+    import tensorflow as tf
+
+    import keras_soap
+    from keras_soap.report import breakdown
+    from keras_soap.runtime.profiled_step import STEPS_BEFORE
+
+    network, batch, time_chunk = network_and_batch(name, options.size)
+    data = tf.data.Dataset.from_tensors(batch).cache().repeat(STEPS_BEFORE + 1)
+    soap = keras_soap.SoapStrategy(
+        folder / "topology.textproto",
+        strategy=folder / f"{strategy}.pb",
+        profile=folder / "profile.textproto",
+        time_chunk=time_chunk,
+        trace_out=trace_out,
+        verbose=0,
+    )
+    network.fit(data, epochs=1, verbose=0, callbacks=[soap])
+    assert soap.ran is not None
+    print(
+        f"{name} {strategy}: {soap.plan.evaluation.step_time_ns / 1e6:.2f} ms predicted, "
+        f"{soap.ran.time_ns / 1e6:.2f} ms in the step that was traced\n\n"
+        + breakdown.render(soap.plan.breakdown(soap.ran))
+    )
+
+
+def _tree_map(function: Any, value: Any) -> Any:
+    """`function` of every array in nested tuples and lists."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_tree_map(function, inner) for inner in value)
+    if isinstance(value, dict):
+        return {key: _tree_map(function, inner) for key, inner in value.items()}
+    return function(value)

@@ -1,0 +1,102 @@
+"""What `SoapStrategy` plans with: the topology and the times of operators that it was asked for.
+
+1. By default costs are measured where a search depends on them; a strategy that is given, or named,
+   depends on none.
+2. Measured are all parts that the search may ask for, before it begins; what is asked for beyond
+   them is measured when it is.
+3. Connections are measured where the topology is this machine's own; a file says what its writer
+   knows.
+"""
+
+import os
+from typing import Any
+
+import keras
+from absl import logging
+
+from keras_soap.capture.captured_model import CapturedModel
+from keras_soap.costs import environment, fitting
+from keras_soap.costs import proto_io as cost_io
+from keras_soap.costs.cost_profile import CostProfile
+from keras_soap.costs.measure import MeasuredProfile, at_once
+from keras_soap.costs.roofline import Roofline
+from keras_soap.runtime import cluster, cluster_topology
+from keras_soap.runtime.measured_topology import measure_topology, with_pool
+from keras_soap.runtime.measuring import measure_all
+from keras_soap.strategy.baselines import BASELINES
+from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.local import local_topology
+
+Asked = str | os.PathLike[str] | CostProfile | None
+"""As the argument `profile` of `SoapStrategy`."""
+
+
+def measures(asked: Asked, method: str | None) -> bool:
+    """Whether costs are measured.
+
+    Args:
+        asked: For what.
+        method: Of the search; None if there is none.
+    """
+    if asked is None:
+        return method is not None and method not in BASELINES
+    return isinstance(asked, str) and asked == "measured"
+
+
+def measured_costs(
+    captured: CapturedModel,
+    lowering: Lowering,
+    topology: DeviceTopology,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    is_local: bool,
+    dims: str | None,
+    progress: bool,
+) -> Costs:
+    """Times of this process's devices; of several clients, client 0 measures for all.
+
+    Args:
+        captured: The model.
+        lowering: Of its graph.
+        topology: To plan for.
+        optimizer: Which updates its weights.
+        is_local: Whether the topology describes this machine, or all clients, and is not a file's.
+        dims: Letters of the kinds of splits that a search may use; None if nothing is searched for.
+        progress: Whether to show a progress bar.
+    """
+    ours = cluster.current()
+    # Of one process the topology's own devices, which may be fewer than there are.
+    here = topology if ours is None else local_topology()
+    if is_local and dims is not None:
+        here, _ = measure_topology(here, progress=progress)
+        topology = here if ours is None else cluster_topology.with_inside(topology, here)
+    elif ours is not None:
+        here = with_pool(here)
+    profile = MeasuredProfile(captured, here, optimizer)
+    if dims is not None:
+        measure_all(profile, lowering, topology, dims, progress)
+    return Costs(lowering, topology, profile)
+
+
+def profile_for(asked: Asked, lowering: Lowering, topology: DeviceTopology) -> CostProfile:
+    """Times that are not measured now.
+
+    Args:
+        asked: For what; a file that does not fit this machine or this model gives a warning.
+        lowering: Of the model's graph.
+        topology: To plan for.
+
+    Raises:
+        CostError: If a file cannot be read.
+    """
+    if asked is None or asked == "analytic":
+        return Roofline()
+    if not isinstance(asked, (str, os.PathLike)):
+        return asked
+    table = cost_io.load(asked)
+    names = [device.name for device in topology.devices]
+    here: dict[str, Any] = environment.describe(names[: at_once(with_pool(topology))])
+    for reason in fitting.misfits(table, lowering.graph, here):
+        logging.warning("profile=%r %s", os.fspath(asked), reason)
+    return table
