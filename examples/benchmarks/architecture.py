@@ -20,7 +20,7 @@ class Architecture:
         inputs: Shape and dtype of one sample, nested as `fit` takes it.
         target: Shape of a target of one sample.
         loss: As for `compile`. Targets are classes, 0 or 1, or numbers, as it wants them.
-        num_classes: Where targets are classes.
+        num_classes: Where targets are classes, or letters.
     """
 
     build: Callable[[], keras.Model]
@@ -28,6 +28,13 @@ class Architecture:
     target: tuple[int, ...] = ()
     loss: str = "sparse_categorical_crossentropy"
     num_classes: int = 5
+
+    @property
+    def metrics(self) -> list[str]:
+        """What to compare besides losses."""
+        if self.loss == "ctc":
+            return []
+        return ["mean_absolute_error" if self.loss == "mean_squared_error" else "accuracy"]
 
     def data(self, random: np.random.Generator, num_samples: int) -> tuple[Any, Any]:
         """Random inputs and targets."""
@@ -43,6 +50,8 @@ class Architecture:
     def _targets(self, random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         if self.loss.startswith("sparse"):
             return random.integers(0, self.num_classes, shape)
+        if self.loss == "ctc":  # 0 is no letter.
+            return random.integers(1, self.num_classes, shape)
         if self.loss.startswith("binary"):
             return random.integers(0, 2, shape).astype(keras.config.floatx())
         return random.normal(size=shape).astype(keras.config.floatx())

@@ -9,6 +9,7 @@ import keras
 from architecture import IMAGE, SERIES, STEPS, VOCABULARY, WORDS, Architecture
 from hub_architectures import HUB_ARCHITECTURES
 from keras import layers, ops
+from keras_io_architectures import KERAS_IO_ARCHITECTURES
 
 
 def unet() -> keras.Model:
@@ -294,5 +295,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "subclassed_translator": Architecture(
         SubclassedTranslator, [WORDS, WORDS], (STEPS,), num_classes=VOCABULARY
     ),
+    **KERAS_IO_ARCHITECTURES,
     **HUB_ARCHITECTURES,
 }

@@ -10,21 +10,25 @@ one and the same device, which hides what is to be shown. `--dtype=float32` show
 prints what the last digit does on one device.
 
     python examples/benchmarks/conformance.py --model=mobilenetv2 --num_strategies=5
+    python examples/benchmarks/conformance.py --model=keras_io
 """
 
 import functools
+import math
 import os
 import sys
 import time
+import traceback
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-_MODEL = flags.DEFINE_string(
+_MODEL = flags.DEFINE_list(
     "model",
-    "mobilenetv2",
-    "A name in keras.applications or architectures.py, in any spelling, or module:function.",
+    ["mobilenetv2"],
+    "Names in keras.applications or architectures.py, in any spelling, or module:function; "
+    "keras_io: all of keras_io_architectures.py.",
 )
 _NUM_STRATEGIES = flags.DEFINE_integer("num_strategies", 5, "Strategies to try.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 3, "Steps to train.", lower_bound=1)
@@ -44,8 +48,6 @@ def find(name: str):
     import importlib
 
     import keras
-
-    sys.path.insert(0, os.path.dirname(__file__))
     from architecture import Architecture
     from architectures import ARCHITECTURES
 
@@ -67,6 +69,12 @@ def find(name: str):
     shape = (size, size, 3)
     build = functools.partial(builders[wanted], weights=None, input_shape=shape, classes=10)
     return Architecture(_without_dropout(build), (shape, "float"), num_classes=10)
+
+
+def _names(asked: str) -> list[str]:
+    from keras_io_architectures import KERAS_IO_ARCHITECTURES
+
+    return list(KERAS_IO_ARCHITECTURES) if asked == "keras_io" else [asked]
 
 
 def _classifier(build):
@@ -102,11 +110,10 @@ def make_model(architecture):
 
     keras.utils.set_random_seed(_SEED.value)
     model = architecture.build()
-    is_regression = architecture.loss == "mean_squared_error"
     model.compile(
         keras.optimizers.SGD(_LEARNING_RATE, momentum=0.9),
         architecture.loss,
-        metrics=["mean_absolute_error" if is_regression else "accuracy"],
+        metrics=architecture.metrics,
     )
     return model
 
@@ -158,10 +165,8 @@ def difference(expected, found) -> float:
     return worst
 
 
-def main(argv: list[str]) -> None:
-    """Trains, compares, and prints a row for each strategy."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def conforms(name: str) -> bool:
+    """Trains a model, compares, and prints a row for each strategy; whether none differs."""
     import keras
     import numpy as np
 
@@ -170,9 +175,7 @@ def main(argv: list[str]) -> None:
     from keras_soap.tasks.lowering import Lowering
     from keras_soap.topology.resolve import resolve
 
-    keras_soap.use_logical_cpus(_NUM_DEVICES.value)
-    keras.config.set_floatx(_DTYPE.value)
-    architecture = find(_MODEL.value)
+    architecture = find(name)
     num_steps, batch_size = _NUM_STEPS.value, _BATCH_SIZE.value
     x, y = architecture.data(np.random.default_rng(_SEED.value), num_steps * batch_size)
     x, y = batches = keras.tree.map_structure(
@@ -187,7 +190,7 @@ def main(argv: list[str]) -> None:
     graph = capture(architecture, batches)
     kinds = [operator.kind for operator in graph.operators]
     print(
-        f"{_MODEL.value}: {len(kinds)} operators, {kinds.count('samplewise')} split by sample "
+        f"{name}: {len(kinds)} operators, {kinds.count('samplewise')} split by sample "
         f"only, {kinds.count('whole')} whole; {num_steps} steps of {batch_size} samples, "
         f"{_DTYPE.value}; one device differs by {sensitivity:.1e} from itself if the last digit of "
         "its inputs does"
@@ -198,8 +201,11 @@ def main(argv: list[str]) -> None:
         strategy = space.random_strategy(np.random.default_rng([_SEED.value, number]))
         begin = time.perf_counter()
         soap = keras_soap.SoapStrategy(topology, strategy=strategy, verbose=0)
-        found = train(architecture, batches, [soap])
-        worst = difference(expected, found)
+        try:
+            worst = difference(expected, train(architecture, batches, [soap]))
+        except Exception:
+            traceback.print_exc()
+            worst = math.inf
         passed = worst <= _TOLERANCE.value
         failed += not passed
         print(
@@ -207,7 +213,33 @@ def main(argv: list[str]) -> None:
             f"{'passed' if passed else 'FAILED'} ({time.perf_counter() - begin:.0f} s)",
             flush=True,
         )
+    return not failed
+
+
+def main(argv: list[str]) -> None:
+    """Goes through the models; exits with 1 if one differs."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    import keras
+
+    import keras_soap
+
+    sys.path.insert(0, os.path.dirname(__file__))
+    keras_soap.use_logical_cpus(_NUM_DEVICES.value)
+    keras.config.set_floatx(_DTYPE.value)
+    names = [name for asked in _MODEL.value for name in _names(asked)]
+    failed = []
+    for name in names:
+        keras.backend.clear_session()
+        try:
+            passed = conforms(name)
+        except Exception:
+            traceback.print_exc()
+            passed = False
+        if not passed:
+            failed.append(name)
     if failed:
+        print(f"Failed: {', '.join(failed)}.")
         sys.exit(1)
 
 

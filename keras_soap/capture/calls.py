@@ -86,7 +86,7 @@ class Call:
     def operands(self) -> list[Any]:
         """What stands in the places of the arguments, flat.
 
-        That is `["input", number]`, `["weight", number]`, `["array", *shape]`, or None.
+        That is `["input", number]`, `["weight", number, *shape]`, `["array", *shape]`, or None.
         """
         number = itertools.count()
         variables = [id(variable) for variable in self.variables]
@@ -95,7 +95,7 @@ class Call:
             if isinstance(value, keras.KerasTensor):
                 return ["input", next(number)]
             if isinstance(value, keras.Variable):
-                return ["weight", variables.index(id(value))]
+                return ["weight", variables.index(id(value)), *value.shape]
             return ["array", *value.shape] if getattr(value, "shape", ()) else None
 
         return list(map(operand, self.arguments._flat_arguments))

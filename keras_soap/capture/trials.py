@@ -29,7 +29,11 @@ def treats_samples_alone(
     outputs: Sequence[TensorSpec],
     arguments: Arguments,
 ) -> bool:
-    """Whether halves of a random batch give the halves of what the batch gives, in training."""
+    """Whether pieces of a random batch give the pieces of what the batch gives, in training.
+
+    One piece is a single sample: then `keras.ops.add` may take samples for a bias (see
+    `operators.bias`).
+    """
     batch = inputs[0].shape[:1] if inputs else ()
     if not batch or any(spec.shape[:1] != batch for spec in (*inputs, *outputs)):
         return False
@@ -54,7 +58,7 @@ def treats_samples_alone(
         return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
 
     try:
-        together, halves = run(slice(0, 4)), [run(slice(0, 2)), run(slice(2, 4))]
+        together, *pieces = map(run, (slice(0, 4), slice(0, 1), slice(1, 2), slice(2, 4)))
     except _KeepsStateError:
         return False  # Parts would disagree about what they make of its state.
     except Exception as error:
@@ -62,7 +66,7 @@ def treats_samples_alone(
         return False
     return all(
         whole.shape[:1] == (4,) and _close(whole, np.concatenate(parts))
-        for whole, *parts in zip(together, *halves, strict=True)
+        for whole, *parts in zip(together, *pieces, strict=True)
     )
 
 

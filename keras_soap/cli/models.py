@@ -42,6 +42,8 @@ TIME_CHUNK_HELP = (
     "and benchmarks have blocks of 8."
 )
 
+_USUAL_IMAGE = (224, 224, 3)
+
 
 def load_graph(
     name: str, batch_size: int, training: bool, time_chunk: int | None = None
@@ -185,7 +187,10 @@ def _keras_model(name: str) -> Any:
             f"operator graph, a benchmark ({', '.join(zoo.MODELS)}), or one of "
             f"keras.applications: {', '.join(sorted(builders))}."
         )
-    return builders[_plain(name)](weights=None)
+    model = builders[_plain(name)](weights=None)
+    if None in model.input_shape[1:]:  # MobileNetV3 takes images of any size.
+        model = builders[_plain(name)](weights=None, input_shape=_USUAL_IMAGE)
+    return model
 
 
 def _plain(name: str) -> str:

@@ -114,7 +114,7 @@ class Builder:
         return self.add("concat", "concatenate", xs, [shape], axis=axis)
 
     def add_up(self, x: Tensor, y: Tensor) -> int:
-        return self.add("add", "merging", [x, y], [self.shape(x)], trainable=True)
+        return self.add("add", "sum", [x, y], [self.shape(x)], trainable=True)
 
     def elementwise(self, xs: Sequence[Tensor], shape: Sequence[int]) -> int:
         return self.add("elementwise", "elementwise", xs, [shape])

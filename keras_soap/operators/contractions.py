@@ -6,9 +6,10 @@ split are parameters: heads and units of a projection.
 """
 
 import abc
+import dataclasses
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,16 @@ import numpy as np
 from keras_soap.graph.operator_graph import Operator, TensorSpec
 from keras_soap.graph.region import Regions, broadcast_regions, volume, whole
 from keras_soap.operators.activations import unknown_activation, unsplit_axes
-from keras_soap.operators.rule import Dimension, DimensionKind, Part, Rule, axis_dimensions
+from keras_soap.operators.bias import UNKNOWN, is_misread
+from keras_soap.operators.rule import (
+    Dimension,
+    DimensionKind,
+    Part,
+    PartCall,
+    PartResult,
+    Rule,
+    axis_dimensions,
+)
 
 Labels = tuple[str, ...]
 
@@ -70,11 +80,20 @@ class EinsumDense(Contraction):
     def refuses(self, attributes, inputs, output):
         if attributes.get("lora_rank") or attributes.get("quantization_config"):
             return "LoRA and quantized layers have other weights"
-        output = attributes["equation"].replace(" ", "")
-        if len(attributes["bias_axes"] or "") == 1 and not output.endswith(attributes["bias_axes"]):
-            # keras.ops.add takes a bias whose size is that of the last axis to be along that.
-            return "its bias is along another axis than the last, which sizes of parts may hide"
+        bias = self._bias_shape(attributes, output)
+        if bias and is_misread((UNKNOWN, *output.shape[1:]), bias):
+            return "Keras adds its bias along another axis than it is for, of the same size"
         return unknown_activation(attributes)
+
+    def _bias_shape(self, attributes: Mapping[str, Any], output: TensorSpec) -> list[int]:
+        axes = attributes["bias_axes"]
+        if not axes:
+            return []
+        term = attributes["equation"].replace(" ", "").partition("->")[2]
+        _, labels = einsum_labels(f"{term}->{term}", [output.shape])
+        first = min(map(labels.index, axes))
+        sizes = zip(labels[first:], output.shape[first:], strict=True)
+        return [size if label in axes else 1 for label, size in sizes]
 
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
         shapes = [operator.input_specs[0].shape, operator.weight_specs[0].shape]
@@ -98,6 +117,22 @@ class EinsumDense(Contraction):
             ]
         }
 
+    def compute(self, call: PartCall) -> PartResult:
+        sizes = [stop - start for start, stop in call.part.output]
+        kernel, *biases = call.weights
+        if not any(is_misread(sizes, bias.shape) for bias in biases):
+            return super().compute(call)
+        from keras import ops
+
+        from keras_soap.operators import computation
+
+        bare = self.shrink(call.part) | {"bias_axes": None, "activation": None}
+        product = dataclasses.replace(call, weights=(kernel,))
+        (made,) = computation.call_shrunk(product, bare, call.inputs).outputs
+        for bias in biases:
+            made += ops.broadcast_to(ops.cast(bias, made.dtype), sizes)
+        return PartResult((call.layer.activation(made),))
+
 
 class _Operation(Contraction):
     """Operations of `keras.ops`, of tensors and weights in any order."""
@@ -107,7 +142,7 @@ class _Operation(Contraction):
         """The equation of factors of these ranks."""
 
     def labels(self, operator: Operator) -> tuple[list[Labels], list[Labels], Labels]:
-        operands = [operand for operand in operator.attributes["operands"] if operand]
+        operands = [operand[:2] for operand in operator.attributes["operands"] if operand]
         shapes = [
             (operator.input_specs if kind == "input" else operator.weight_specs)[number].shape
             for kind, number in operands

@@ -160,5 +160,5 @@ class Normalization(Rule):
         )
         deviation = ops.maximum(ops.sqrt(variance), config.epsilon())
         if layer.invert:
-            return PartResult((ops.add(mean, ops.multiply(tensor, deviation)),))
+            return PartResult((mean + ops.multiply(tensor, deviation),))
         return PartResult((ops.divide(ops.subtract(tensor, mean), deviation),))

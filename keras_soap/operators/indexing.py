@@ -204,7 +204,9 @@ class TableLookup(_Picking):
 
     def refuses(self, attributes, inputs, output):
         operands = [operand for operand in attributes["operands"] if operand]
-        if operands != [["weight", 0], ["input", 0]] or attributes.get("axis") != 0:
+        if [operand[:2] for operand in operands] != [["weight", 0], ["input", 0]] or attributes.get(
+            "axis"
+        ) != 0:
             return "it takes others than rows of a weight"
         if len(output.shape) != len(inputs[0].shape) + 1:
             return "its table is not a matrix"

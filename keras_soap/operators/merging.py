@@ -6,27 +6,24 @@ batch axis first.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.operator_graph import Operator, TensorSpec
 from keras_soap.graph.region import Regions, broadcast_regions, volume
+from keras_soap.operators.bias import UNKNOWN, is_misread
 from keras_soap.operators.elementwise import Elementwise
 from keras_soap.operators.rule import PartCall, PartResult, Rule
 
 
 class Merging(Elementwise):
-    """Sums, products, means and extremes of several tensors."""
+    """Differences, products and extremes of several tensors."""
 
     kind = "merging"
-    layers = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
-
-    def refuses(self, attributes, inputs, output):
-        if "axis" in attributes:
-            return "it is the operation of that name, a weighted mean along an axis"
-        return None
+    layers = ("Subtract", "Multiply", "Maximum", "Minimum")
 
     def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
         if "trainable" not in operator.attributes:  # an operation, not a layer
@@ -44,33 +41,67 @@ class Merging(Elementwise):
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         return 1.0 * max(len(operator.inputs) - 1, 1) * volume(regions)
 
+
+class Sum(Merging):
+    """Sums and means of several tensors, which Keras may take for biases (`bias`)."""
+
+    kind = "sum"
+    layers = ("Add", "Average")
+
+    def refuses(self, attributes, inputs, output):
+        if "axis" in attributes:
+            return "it is the operation Average, a weighted mean along an axis"
+        operands = attributes.get("operands")
+        if operands and is_misread(*_shapes(operands, inputs, output)):
+            return "Keras adds its second argument along another axis than broadcasting does"
+        return None
+
     def cut(self, call: PartCall) -> PartCall:
-        call = super().cut(call)
-        return _broadcasting(call) if type(call.layer).__name__ == "Add" else call
+        return _without_misreading(super().cut(call))
 
 
-def _broadcasting(call: PartCall) -> PartCall:
-    """The call with columns repeated along the last axis.
+def _shapes(
+    operands: Sequence[Any], inputs: Sequence[TensorSpec], output: TensorSpec
+) -> list[tuple[int, ...]]:
+    """Of the terms of an operation, as Keras sees them: it does not know the number of samples."""
+    result: list[tuple[int, ...]] = []
+    for operand in operands:
+        match operand:
+            case ["input", number]:
+                shape = inputs[number].shape
+                if len(shape) == len(output.shape) and shape[0] == output.shape[0]:
+                    shape = (UNKNOWN, *shape[1:])
+            case ["weight", _, *shape] | ["array", *shape]:
+                shape = tuple(shape)
+            case _:  # A number.
+                shape = ()
+        result.append(shape)
+    return result
 
-    Keras takes a column of n elements that it adds to rows of n for a bias of the rows, as happens
-    to parts of tensors of other sizes.
-    """
-    from keras import ops, tree
+
+def _without_misreading(call: PartCall) -> PartCall:
+    """The call with terms spelled out where Keras would add one along another axis (`bias`)."""
+    from keras import Layer, ops, tree
 
     from keras_soap.operators.computation import with_weights
 
-    sizes = [stop - start for start, stop in call.part.output]
+    sizes = tuple(stop - start for start, stop in call.part.output)
 
-    def repeated(value: Any) -> Any:
-        shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
-        if len(shape) < 2 or shape[-1] > 1 or sizes[-1] == 1:
+    def aligned(value: Any) -> Any:
+        shape = tuple(getattr(value, "shape", ()))
+        if not isinstance(call.layer, Layer):
             return value
-        return ops.broadcast_to(value, (*shape[:-1], sizes[-1]))
+        return ops.reshape(value, (*shape[:1], *[1] * (len(sizes) - len(shape)), *shape[1:]))
 
     def arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = with_weights(call, *call.arguments(inputs))
-        repeat: Any = tree.map_structure
-        return repeat(repeated, args), repeat(repeated, kwargs)
+        given = with_weights(call, *call.arguments(inputs))
+        terms = list(map(aligned, tree.flatten(given)))
+        shapes = [tuple(getattr(term, "shape", ())) for term in terms]
+        sums = itertools.accumulate(shapes, np.broadcast_shapes)
+        if not any(map(is_misread, sums, shapes[1:])):
+            return given
+        spelled_out: Any = [ops.broadcast_to(term, sizes) for term in terms]
+        return tree.pack_sequence_as(given, spelled_out)
 
     return dataclasses.replace(call, arguments=arguments)
 

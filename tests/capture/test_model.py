@@ -43,7 +43,7 @@ def test_functional_models_are_read_call_by_call():
         "conv": "convolution",
         "norm": "batch_normalization",
         "relu": "elementwise",
-        "sum": "merging",
+        "sum": "sum",
         "mean": "global_pooling",
         "dense": "dense",
     }
@@ -260,6 +260,21 @@ def test_a_layer_whose_output_has_no_batch_is_whole():
     specs = [TensorSpec((4, 6), "float32")], [TensorSpec((6,), "float32")]
     assert not treats_samples_alone(Joined(), *specs, lambda inputs: (tuple(inputs), {}))
     del x
+
+
+def test_samples_that_keras_takes_for_a_bias_do_not_stand_alone():
+    def plus_mean(x):
+        return keras.ops.add(x, keras.ops.mean(x, axis=-1, keepdims=True))
+
+    def alone(shape):
+        layer = layers.Lambda(plus_mean)
+        layer(keras.KerasTensor(shape))
+        specs = [TensorSpec(shape, "float32")]
+        return treats_samples_alone(layer, specs, specs, lambda inputs: (tuple(inputs), {}))
+
+    assert alone((4, 6, 8))
+    # Here means of one sample, (1, 6, 1), look like a bias of six channels.
+    assert not alone((4, 6, 6))
 
 
 def test_a_layer_beyond_its_rule_falls_back():

@@ -76,7 +76,7 @@ def test_a_layer_of_layers_is_what_it_is_made_of(dropout):
     assert found["block/dropout"] == "noise"
     assert found["block/dense/up"] == "dense"
     assert found["block/norm"] == "layer_normalization"
-    assert found["block/add"] == "merging"
+    assert found["block/add"] == "sum"
 
 
 def test_the_weights_of_an_opened_layer_are_the_same_variables():

@@ -136,8 +136,9 @@ def tiny_resnet():
     return keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
 
 
-def test_applications_are_found_in_any_spelling():
-    graph = load_graph("mobilenet_v2", 2, training=False)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "MobileNetV3-Small"])
+def test_applications_are_found_in_any_spelling(name):
+    graph = load_graph(name, 2, training=False)
     assert graph.operators[0].output.shape == (2, 224, 224, 3)
 
 

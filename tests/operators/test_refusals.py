@@ -25,7 +25,7 @@ REFUSED = {
     "activation of the user's, dense": layers.Dense(4, activation=share_of_first),
     "gated activation": layers.Activation("glu"),
     "LoRA": layers.Dense(4, lora_rank=2),
-    "bias along the middle": layers.EinsumDense("abcd,bx->axcd", (6, None, None), bias_axes="x"),
+    "bias that Keras adds elsewhere": layers.EinsumDense("abcd,cx->abxd", (8, 8, 4), bias_axes="x"),
     "output padding": layers.Conv2DTranspose(4, 3, strides=2, output_padding=1),
     "dilated transposed convolution": layers.Conv2DTranspose(4, 3, dilation_rate=2),
     "batch normalization of another axis": layers.BatchNormalization(axis=1),
