@@ -2,11 +2,10 @@
 
 1. One process on each host is a client (`cluster_spec` says which one this is). All run the same
    program, and trace the same steps in the same order.
-2. DTensor's start-up joins them; TensorFlow's coordination service, which runs in client 0,
-   watches all of them, and ends what waits for a client that has ended or hangs.
-3. Through the service's table clients compare what must be equal (`agree`), and client 0 hands out
-   what it has found (`share`). Both are meetings: every client comes, or all get an error that
-   names who did not.
+2. DTensor's start-up joins them. From then on they watch each other (`watch`).
+3. Through TensorFlow's coordination service, which client 0 keeps, clients compare what must be
+   equal (`agree`), and client 0 hands out what it has found (`share`). Both are meetings: every
+   client comes, or all get an error that names who did not.
 """
 
 import contextlib
@@ -29,6 +28,7 @@ from keras_soap.errors import ClusterError
 from keras_soap.runtime import devices
 from keras_soap.runtime.cluster_spec import ClusterSpec, from_environment
 from keras_soap.runtime.roll_call import call_roll
+from keras_soap.runtime.watch import Watch
 
 JOB = "worker"
 """TensorFlow's name of the job that all clients are tasks of."""
@@ -50,7 +50,10 @@ LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-"""Errors that say that a client is gone, if they speak of one."""
+"""Errors of steps and meetings that a client is missing from, if they speak of the cluster."""
+
+OF_CLUSTER = re.compile("collective|coordination|grpc|heartbeat", re.IGNORECASE)
+"""What such errors speak of."""
 
 
 @dataclass
@@ -59,11 +62,13 @@ class Cluster:
 
     Attributes:
         spec: Who the clients are.
+        watch: What watches the others.
         bytes_between: By what was traced last, the bytes that all clients together send to others
             when it runs.
     """
 
     spec: ClusterSpec
+    watch: Watch
     bytes_between: dict[str, int] = field(default_factory=dict)
     _groups: dict[tuple[str, str], int] = field(default_factory=dict)
     _num_transfers: int = 0
@@ -167,11 +172,19 @@ class Cluster:
 
     @contextlib.contextmanager
     def watching(self, what: str) -> Iterator[None]:
-        """Turns TensorFlow's errors of lost clients into ours, which name them."""
-        try:
-            yield
-        except LOST as error:
-            raise explain(error, self.spec, what) from error
+        """Surrounds what all clients have a part in; errors then name who is lost.
+
+        Args:
+            what: What it is.
+        """
+        self.watch.check(what)
+        with self.watch.waiting():
+            try:
+                yield
+            except LOST as error:
+                if OF_CLUSTER.search(str(error)):
+                    self.watch.explain(what)
+                raise
 
     def _read(self, key: str, client: int, what: str, deadline: float, timeout_s: float) -> str:
         while True:
@@ -180,6 +193,7 @@ class Cluster:
             try:
                 return context.context().get_config_key_value(key, left_ms)
             except tf.errors.DeadlineExceededError as error:
+                self.watch.check(what, needs=client)
                 if "GetKeyValue() timed out" not in str(error):
                     raise
                 if time.monotonic() >= deadline:
@@ -226,7 +240,9 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
 
     Args:
         start_timeout_s: How long to wait for the other clients.
-        heartbeat_timeout_s: For how long a client may be silent before the others give it up.
+        heartbeat_timeout_s: For how long a client may be silent before the others give it up. Then
+            they raise `ClusterError`; a program that does not come to that within 10 s more,
+            because it searches, loads or saves, is ended.
 
     Returns:
         The number of this client, from 0.
@@ -244,7 +260,8 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
         devices.use_logical_cpus(int(told))
     call_roll(spec, start_timeout_s)
     _start(spec, start_timeout_s, heartbeat_timeout_s)
-    cluster = Cluster(spec)
+    cluster = Cluster(spec, Watch(spec, heartbeat_timeout_s))
+    cluster.watch.start()
     from keras_soap.runtime import versions
 
     cluster.agree("start", versions.facts(), "Install and configure all clients alike.")
@@ -290,21 +307,3 @@ def _start(spec: ClusterSpec, start_timeout_s: float, heartbeat_timeout_s: float
         ) from error
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def explain(error: Exception, spec: ClusterSpec, what: str) -> Exception:
-    """An error that names the client that was lost; the error itself if it is of something else."""
-    text = str(error)
-    others = [int(task) for task in re.findall(r"/(?:job:\w+/)?(?:replica:\d+/)?task:(\d+)", text)]
-    others = [task for task in others if task != spec.client and task < spec.num_clients]
-    if "CoordinationService" in text and not others and spec.client:
-        others = [0]
-    if not others or not re.search("(?i)collective|coordination|grpc|heartbeat", text):
-        return error
-    lost = others[0]
-    hangs = re.search("(?i)heartbeat", text)
-    return ClusterError(
-        f"{spec.name(lost)} has {'ended or hangs' if hangs else 'ended'}; client {spec.client} "
-        f"stops at {what!r}. See what client {lost} has printed. Start all clients again: "
-        "BackupAndRestore goes on from the last epoch."
-    )
