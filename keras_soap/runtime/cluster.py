@@ -9,11 +9,12 @@
 """
 
 import contextlib
-import faulthandler
 import functools
 import json
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,10 +29,14 @@ from keras_soap.errors import ClusterError
 from keras_soap.runtime import devices
 from keras_soap.runtime.cluster_spec import ClusterSpec, from_environment
 from keras_soap.runtime.roll_call import call_roll
+from keras_soap.runtime.start_guard import guarded
 from keras_soap.runtime.watch import Watch
 
 JOB = "worker"
 """TensorFlow's name of the job that all clients are tasks of."""
+
+START_S = 45.0
+"""How long TensorFlow may take to start on all clients, once all of them are there."""
 
 MEETING_TIMEOUT_S = 300.0
 """How long a client waits for others who run the same program: for one who writes a checkpoint,
@@ -236,7 +241,8 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
 
     Call it at the beginning of a program, after `use_logical_cpus` and before anything else that
     uses TensorFlow. It returns when all clients are there. Random numbers of Keras, NumPy and
-    Python get the same seed on all of them, so that they make and shuffle alike.
+    Python get the same seed on all of them, so that they make and shuffle alike. Keras's callbacks
+    write files on client 0 alone.
 
     Args:
         start_timeout_s: How long to wait for the other clients.
@@ -269,6 +275,10 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
 
     seed = cluster.share("seed", lambda: str(int.from_bytes(os.urandom(4), "big")))
     keras.utils.set_random_seed(int(seed))
+    if spec.client:
+        from keras_soap.runtime import checkpoints
+
+        checkpoints.silence_callbacks()
     _current.append(cluster)
     logging.info("Joined %d clients as client %d.", spec.num_clients, spec.client)
     return spec.client
@@ -280,18 +290,20 @@ def _start(spec: ClusterSpec, start_timeout_s: float, heartbeat_timeout_s: float
     os.environ["DTENSOR_CLIENT_ID"] = str(spec.client)
     os.environ["DTENSOR_NUM_CLIENTS"] = str(spec.num_clients)
     os.environ["DTENSOR_JOB_NAME"] = JOB
+    # All were there a moment ago, so this is short.
+    start_s = min(start_timeout_s, START_S)
     ours = context.context()
     # DTensor asks for the service, but takes no time limits for it.
     ours.configure_coordination_service = functools.partial(
         ours.configure_coordination_service,
-        cluster_register_timeout_in_ms=int(start_timeout_s * 1e3),
+        cluster_register_timeout_in_ms=int(start_s * 1e3),
         heartbeat_timeout_in_ms=int(heartbeat_timeout_s * 1e3),
     )
-    # All were there a moment ago. If one ends now, TensorFlow waits for ever, and cannot be
-    # interrupted; then this process ends with a traceback.
-    faulthandler.dump_traceback_later(start_timeout_s + heartbeat_timeout_s, exit=True)
+    previous = signal.getsignal(signal.SIGTERM)
     try:
-        dtensor.initialize_accelerator_system(dtensor.preferred_device_type())
+        # If one ends now, TensorFlow waits for ever, and cannot be interrupted.
+        with guarded(spec, start_s):
+            dtensor.initialize_accelerator_system(dtensor.preferred_device_type())
     except ValueError as error:
         raise ClusterError(
             "TensorFlow has started its devices already. Call join_cluster before anything else "
@@ -302,8 +314,9 @@ def _start(spec: ClusterSpec, start_timeout_s: float, heartbeat_timeout_s: float
         missing = [spec.name(task) for task in names if task < spec.num_clients]
         raise ClusterError(
             f"{spec.name(spec.client)} could not start with the {spec.num_clients} clients that "
-            f"{spec.source} names, within {start_timeout_s:g} s. TensorFlow says"
+            f"{spec.source} names, within {start_s:g} s. TensorFlow says"
             f"{' of ' + ', '.join(missing) if missing else ''}: {error}"
         ) from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    # TensorFlow makes a note of this signal, and goes on.
+    if previous is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, previous)

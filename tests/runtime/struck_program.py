@@ -70,7 +70,7 @@ def main() -> None:
             strike("start")
 
         cluster.call_roll = called
-    keras_soap.join_cluster(start_timeout_s=60, heartbeat_timeout_s=8)
+    keras_soap.join_cluster(start_timeout_s=20 if PHASE == "start" else 60, heartbeat_timeout_s=8)
     keras.utils.set_random_seed(3)
     network = keras.Sequential(
         [keras.Input((6,)), SlowlySaved(8, "relu", name="inner"), keras.layers.Dense(4, "softmax")]
