@@ -119,7 +119,10 @@ def _wait(clients: Sequence[subprocess.Popen[bytes]]) -> int:
 def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
     """Whether a signal has stopped a process, which then notices nothing."""
     options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, process.pid, options) is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:
+        return False  # It has just ended.
 
 
 def _stop(clients: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -1,10 +1,11 @@
-"""Run by `keras_soap.launch`: trains with callbacks that write and decide; each client has a folder.
+"""Run by `keras_soap.launch`: trains with callbacks that write and decide.
 
     python -m keras_soap.launch … -- tests/runtime/callbacks_program.py FOLDER
 
-What each client has seen goes to `CLIENT.json`.
+Each client's write into a folder of its own, `CLIENT`; what it has seen goes to `CLIENT.json`.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -17,26 +18,31 @@ import keras
 import keras_soap
 from tests.runtime import backup_program
 
-EPOCHS = 6
+EPOCHS = 8
 
 
 def train(folder: Path, callbacks: list[keras.callbacks.Callback]) -> dict:
     """Trains with callbacks that write into a folder; gives what they have decided."""
     network = backup_program.model()
-    network.optimizer.learning_rate = 0.2  # Too much, so that the loss rises again.
+    network.optimizer.learning_rate = 0.05
     early = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    boards = []
+    if importlib.util.find_spec("tensorboard"):
+        # Weights, steps and the learning rate, which it reads, are on devices of both clients.
+        board = {"histogram_freq": 1, "update_freq": 1, "write_steps_per_second": True}
+        boards = [keras.callbacks.TensorBoard(str(folder / "board"), **board)]
     x, y = backup_program.data()
     # No folder is there beforehand: a client that writes makes one.
     history = network.fit(
         x,
         y,
-        validation_data=(x[:32], y[:32]),
+        validation_data=(x[:32], y[32:]),  # Of other classes, so that its loss rises.
         batch_size=16,
         epochs=EPOCHS,
         shuffle=False,
         verbose=0,
         callbacks=[
-            keras.callbacks.TensorBoard(str(folder / "board"), histogram_freq=1, update_freq=1),
+            *boards,
             keras.callbacks.CSVLogger(str(folder.parent / f"{folder.name}.csv")),
             *callbacks,
             keras.callbacks.ModelCheckpoint(str(folder / "best" / "{epoch}.keras")),
@@ -46,7 +52,7 @@ def train(folder: Path, callbacks: list[keras.callbacks.Callback]) -> dict:
                 save_weights_only=True,
             ),
             keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
-            keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=0),
+            keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=0),
             early,
         ],
     )

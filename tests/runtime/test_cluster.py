@@ -112,7 +112,7 @@ def test_callbacks_decide_alike_on_all_clients_and_write_on_client_0_alone(reque
     ours, other = (json.loads((tmp_path / f"{client}.json").read_text()) for client in (0, 1))
     assert other == ours
     plain = callbacks_program.train(tmp_path / "plain", [])
-    assert ours["stopped in"] == plain["stopped in"]
+    assert ours["stopped in"] == plain["stopped in"] > 0
     assert len(set(plain["history"]["learning_rate"])) > 1, "it never reached a plateau"
     for name, values in plain["history"].items():
         assert ours["history"][name] == pytest.approx(values, rel=1e-4), name
