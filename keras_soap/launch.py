@@ -97,7 +97,10 @@ def _wait(clients: Sequence[subprocess.Popen[bytes]]) -> int:
     failed: int | None = None
     deadline = float("inf")
     reported: set[int] = set()
-    while len(reported) < len(clients) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        running = [process for n, process in enumerate(clients) if n not in reported]
+        if not running or (failed is not None and all(map(_is_stopped, running))):
+            break
         for client, process in enumerate(clients):
             code = process.poll()
             if code is None or client in reported:
@@ -111,6 +114,15 @@ def _wait(clients: Sequence[subprocess.Popen[bytes]]) -> int:
                     deadline = time.monotonic() + FAILED_TOGETHER_S
         time.sleep(0.05)
     return failed or 0
+
+
+def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a signal has stopped a process, which then notices nothing."""
+    options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+    try:
+        return os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:
+        return False  # It has just ended.
 
 
 def _stop(clients: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -57,6 +57,13 @@ class Architecture:
         return random.normal(size=shape).astype(keras.config.floatx())
 
 
+def without_dropout(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer like another, without what is random in training; for `keras.models.clone_model`."""
+    config = layer.get_config()
+    rates = dict.fromkeys({"rate", "drop_path_rate"} & config.keys(), 0.0)
+    return type(layer).from_config({**config, **rates})
+
+
 def _nested(function: Callable[[Any], Any], inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return {key: function(spec) for key, spec in inputs.items()}

@@ -90,16 +90,12 @@ def _classifier(build):
 def _without_dropout(build):
     """The same without what is random in training."""
     import keras
-
-    def clone(layer):
-        config = layer.get_config()
-        rates = dict.fromkeys({"rate", "drop_path_rate"} & config.keys(), 0.0)
-        return type(layer).from_config({**config, **rates})
+    from architecture import without_dropout
 
     def build_without():
         model = build()
         keras.utils.set_random_seed(_SEED.value)
-        return keras.models.clone_model(model, clone_function=clone)
+        return keras.models.clone_model(model, clone_function=without_dropout)
 
     return build_without
 

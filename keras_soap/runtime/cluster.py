@@ -2,19 +2,19 @@
 
 1. One process on each host is a client (`cluster_spec` says which one this is). All run the same
    program, and trace the same steps in the same order.
-2. DTensor's start-up joins them; TensorFlow's coordination service, which runs in client 0,
-   watches all of them, and ends what waits for a client that has ended or hangs.
-3. Through the service's table clients compare what must be equal (`agree`), and client 0 hands out
-   what it has found (`share`). Both are meetings: every client comes, or all get an error that
-   names who did not.
+2. DTensor's start-up joins them. From then on they watch each other (`watch`).
+3. Through TensorFlow's coordination service, which client 0 keeps, clients compare what must be
+   equal (`agree`), and client 0 hands out what it has found (`share`). Both are meetings: every
+   client comes, or all get an error that names who did not.
 """
 
 import contextlib
-import faulthandler
 import functools
 import json
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,9 +29,14 @@ from keras_soap.errors import ClusterError
 from keras_soap.runtime import devices
 from keras_soap.runtime.cluster_spec import ClusterSpec, from_environment
 from keras_soap.runtime.roll_call import call_roll
+from keras_soap.runtime.start_guard import guarded
+from keras_soap.runtime.watch import Watch
 
 JOB = "worker"
 """TensorFlow's name of the job that all clients are tasks of."""
+
+START_S = 45.0
+"""How long TensorFlow may take to start on all clients, once all of them are there."""
 
 MEETING_TIMEOUT_S = 300.0
 """How long a client waits for others who run the same program: for one who writes a checkpoint,
@@ -50,7 +55,10 @@ LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-"""Errors that say that a client is gone, if they speak of one."""
+"""Errors of steps and meetings that a client is missing from, if they speak of the cluster."""
+
+OF_CLUSTER = re.compile("collective|coordination|grpc|heartbeat", re.IGNORECASE)
+"""What such errors speak of."""
 
 
 @dataclass
@@ -59,11 +67,13 @@ class Cluster:
 
     Attributes:
         spec: Who the clients are.
+        watch: What watches the others.
         bytes_between: By what was traced last, the bytes that all clients together send to others
             when it runs.
     """
 
     spec: ClusterSpec
+    watch: Watch
     bytes_between: dict[str, int] = field(default_factory=dict)
     _groups: dict[tuple[str, str], int] = field(default_factory=dict)
     _num_transfers: int = 0
@@ -167,11 +177,19 @@ class Cluster:
 
     @contextlib.contextmanager
     def watching(self, what: str) -> Iterator[None]:
-        """Turns TensorFlow's errors of lost clients into ours, which name them."""
-        try:
-            yield
-        except LOST as error:
-            raise explain(error, self.spec, what) from error
+        """Surrounds what all clients have a part in; errors then name who is lost.
+
+        Args:
+            what: What it is.
+        """
+        self.watch.check(what)
+        with self.watch.waiting():
+            try:
+                yield
+            except LOST as error:
+                if OF_CLUSTER.search(str(error)):
+                    self.watch.explain(what)
+                raise
 
     def _read(self, key: str, client: int, what: str, deadline: float, timeout_s: float) -> str:
         while True:
@@ -180,6 +198,7 @@ class Cluster:
             try:
                 return context.context().get_config_key_value(key, left_ms)
             except tf.errors.DeadlineExceededError as error:
+                self.watch.check(what, needs=client)
                 if "GetKeyValue() timed out" not in str(error):
                     raise
                 if time.monotonic() >= deadline:
@@ -222,11 +241,14 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
 
     Call it at the beginning of a program, after `use_logical_cpus` and before anything else that
     uses TensorFlow. It returns when all clients are there. Random numbers of Keras, NumPy and
-    Python get the same seed on all of them, so that they make and shuffle alike.
+    Python get the same seed on all of them, so that they make and shuffle alike. Keras's callbacks
+    write files on client 0 alone.
 
     Args:
         start_timeout_s: How long to wait for the other clients.
-        heartbeat_timeout_s: For how long a client may be silent before the others give it up.
+        heartbeat_timeout_s: For how long a client may be silent before the others give it up. Then
+            they raise `ClusterError`; a program that does not come to that within 10 s more,
+            because it searches, loads or saves, is ended.
 
     Returns:
         The number of this client, from 0.
@@ -244,7 +266,8 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
         devices.use_logical_cpus(int(told))
     call_roll(spec, start_timeout_s)
     _start(spec, start_timeout_s, heartbeat_timeout_s)
-    cluster = Cluster(spec)
+    cluster = Cluster(spec, Watch(spec, heartbeat_timeout_s))
+    cluster.watch.start()
     from keras_soap.runtime import versions
 
     cluster.agree("start", versions.facts(), "Install and configure all clients alike.")
@@ -252,6 +275,10 @@ def join_cluster(start_timeout_s: float = 120.0, heartbeat_timeout_s: float = 20
 
     seed = cluster.share("seed", lambda: str(int.from_bytes(os.urandom(4), "big")))
     keras.utils.set_random_seed(int(seed))
+    if spec.client:
+        from keras_soap.runtime import checkpoints
+
+        checkpoints.silence_callbacks()
     _current.append(cluster)
     logging.info("Joined %d clients as client %d.", spec.num_clients, spec.client)
     return spec.client
@@ -263,18 +290,20 @@ def _start(spec: ClusterSpec, start_timeout_s: float, heartbeat_timeout_s: float
     os.environ["DTENSOR_CLIENT_ID"] = str(spec.client)
     os.environ["DTENSOR_NUM_CLIENTS"] = str(spec.num_clients)
     os.environ["DTENSOR_JOB_NAME"] = JOB
+    # All were there a moment ago, so this is short.
+    start_s = min(start_timeout_s, START_S)
     ours = context.context()
     # DTensor asks for the service, but takes no time limits for it.
     ours.configure_coordination_service = functools.partial(
         ours.configure_coordination_service,
-        cluster_register_timeout_in_ms=int(start_timeout_s * 1e3),
+        cluster_register_timeout_in_ms=int(start_s * 1e3),
         heartbeat_timeout_in_ms=int(heartbeat_timeout_s * 1e3),
     )
-    # All were there a moment ago. If one ends now, TensorFlow waits for ever, and cannot be
-    # interrupted; then this process ends with a traceback.
-    faulthandler.dump_traceback_later(start_timeout_s + heartbeat_timeout_s, exit=True)
+    previous = signal.getsignal(signal.SIGTERM)
     try:
-        dtensor.initialize_accelerator_system(dtensor.preferred_device_type())
+        # If one ends now, TensorFlow waits for ever, and cannot be interrupted.
+        with guarded(spec, start_s):
+            dtensor.initialize_accelerator_system(dtensor.preferred_device_type())
     except ValueError as error:
         raise ClusterError(
             "TensorFlow has started its devices already. Call join_cluster before anything else "
@@ -285,26 +314,9 @@ def _start(spec: ClusterSpec, start_timeout_s: float, heartbeat_timeout_s: float
         missing = [spec.name(task) for task in names if task < spec.num_clients]
         raise ClusterError(
             f"{spec.name(spec.client)} could not start with the {spec.num_clients} clients that "
-            f"{spec.source} names, within {start_timeout_s:g} s. TensorFlow says"
+            f"{spec.source} names, within {start_s:g} s. TensorFlow says"
             f"{' of ' + ', '.join(missing) if missing else ''}: {error}"
         ) from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def explain(error: Exception, spec: ClusterSpec, what: str) -> Exception:
-    """An error that names the client that was lost; the error itself if it is of something else."""
-    text = str(error)
-    others = [int(task) for task in re.findall(r"/(?:job:\w+/)?(?:replica:\d+/)?task:(\d+)", text)]
-    others = [task for task in others if task != spec.client and task < spec.num_clients]
-    if "CoordinationService" in text and not others and spec.client:
-        others = [0]
-    if not others or not re.search("(?i)collective|coordination|grpc|heartbeat", text):
-        return error
-    lost = others[0]
-    hangs = re.search("(?i)heartbeat", text)
-    return ClusterError(
-        f"{spec.name(lost)} has {'ended or hangs' if hangs else 'ended'}; client {spec.client} "
-        f"stops at {what!r}. See what client {lost} has printed. Start all clients again: "
-        "BackupAndRestore goes on from the last epoch."
-    )
+    # TensorFlow makes a note of this signal, and goes on.
+    if previous is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, previous)

@@ -1,6 +1,6 @@
-"""Run by `keras_soap.launch`: trains a small model with a backup; a client may be struck.
+"""Run by `keras_soap.launch`: trains a small model with a backup; a client may be killed.
 
-python -m keras_soap.launch … -- tests/runtime/backup_program.py FOLDER [CLIENT SIGNAL | differ]
+python -m keras_soap.launch … -- tests/runtime/backup_program.py FOLDER [CLIENT EPOCH | differ]
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 
 import keras_soap
 
-EPOCHS = 3
+EPOCHS = 4
 
 
 def model(units: int = 8) -> keras.Model:
@@ -38,20 +38,20 @@ def data():
     return rng.normal(size=(64, 6)).astype("float32"), rng.integers(0, 4, 64)
 
 
-class Strike(keras.callbacks.Callback):
-    """Sends a signal to its own process in the middle of the second epoch."""
+class Kill(keras.callbacks.Callback):
+    """Kills its own process in the middle of an epoch."""
 
-    def __init__(self, number: int):
+    def __init__(self, epoch: int):
         super().__init__()
-        self.number = number
+        self.last_epoch = epoch
         self.epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.epoch == 1 and batch == 1:
-            os.kill(os.getpid(), self.number)
+        if self.epoch == self.last_epoch and batch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Report(keras.callbacks.Callback):
@@ -61,18 +61,18 @@ class Report(keras.callbacks.Callback):
         print(f"epoch {epoch} loss {logs['loss']:.7f}", flush=True)
 
 
-def main(folder: str, *strike: str) -> None:
-    keras_soap.use_logical_cpus(2)
+def main(folder: str, *how: str) -> None:
+    keras_soap.use_logical_cpus(int(os.environ["KERAS_SOAP_LOGICAL_CPUS"]))
     client = keras_soap.join_cluster(start_timeout_s=60, heartbeat_timeout_s=8)
-    network = model(units=12 if strike == ("differ",) and client == 1 else 8)
+    network = model(units=12 if how == ("differ",) and client == 1 else 8)
     callbacks = [
         keras_soap.SoapStrategy(method="model_parallel", search_budget_s=0, verbose=0),
         keras.callbacks.BackupAndRestore(f"{folder}/backup", delete_checkpoint=False),
         keras.callbacks.ModelCheckpoint(f"{folder}/last.keras"),
         Report(),
     ]
-    if len(strike) == 2 and client == int(strike[0]):
-        callbacks.append(Strike(signal.Signals[strike[1]]))
+    if len(how) == 2 and client == int(how[0]):
+        callbacks.append(Kill(int(how[1])))
     network.fit(
         *data(), batch_size=16, epochs=EPOCHS, shuffle=False, callbacks=callbacks, verbose=0
     )

@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 
-from tests.runtime import backup_program
+from tests.runtime import backup_program, callbacks_program
 
 CASES = [
     "wide|S|sgd",
@@ -52,9 +54,9 @@ def test_training_evaluation_and_prediction_are_those_of_keras_on_every_client(
         assert other == first, "not to the last bit"
 
 
-def backup(request, *arguments):
+def backup(request, num_clients, devices_per_client, *arguments):
     program = [sys.executable, "-m", "tests.runtime.backup_program", *map(str, arguments)]
-    return launch(request, 2, 2, *program)
+    return launch(request, num_clients, devices_per_client, *program)
 
 
 def losses(output):
@@ -63,7 +65,7 @@ def losses(output):
     return {(int(client), int(epoch)): float(loss) for client, epoch, loss in found}
 
 
-def test_after_a_client_was_killed_training_goes_on_from_the_last_epoch(request, tmp_path):
+def test_killed_training_goes_on_from_the_last_epoch_on_other_numbers_of_hosts(request, tmp_path):
     model = backup_program.model()
     plain = model.fit(
         *backup_program.data(),
@@ -72,28 +74,28 @@ def test_after_a_client_was_killed_training_goes_on_from_the_last_epoch(request,
         shuffle=False,
         verbose=0,
     ).history["loss"]
-    killed = backup(request, tmp_path, 1, "SIGKILL")
-    assert killed.returncode == 128 + 9
-    assert re.search(r"\[0\] .*ClusterError: client 1 \(127.0.0.1:\d+\) has ended", killed.stderr)
-    assert losses(killed.stdout).keys() == {(0, 0), (1, 0)}
-    resumed = backup(request, tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    for client in (0, 1):
-        for epoch in range(1, backup_program.EPOCHS):
-            found = losses(resumed.stdout)[client, epoch]
-            assert found == pytest.approx(plain[epoch], rel=1e-5)
-    assert (0, 0) not in losses(resumed.stdout)
 
+    def assert_epochs(output, clients, epochs):
+        found = losses(output)
+        assert found.keys() == {(client, epoch) for client in clients for epoch in epochs}
+        for (_, epoch), loss in found.items():
+            assert loss == pytest.approx(plain[epoch], rel=1e-5)
 
-def test_a_client_that_hangs_is_named(request, tmp_path):
-    # Client 0, which watches the others, and is watched by them.
-    done = backup(request, tmp_path, 0, "SIGSTOP")
-    assert done.returncode == 1
-    assert re.search(r"\[1\] .*ClusterError: client 0 .* has ended or hangs", done.stderr)
+    two = backup(request, 2, 2, tmp_path, 1, 1)
+    assert two.returncode == 128 + 9
+    assert re.search(r"\[0\] .*ClusterError: client 1 \(127.0.0.1:\d+\) has ended", two.stderr)
+    assert_epochs(two.stdout, (0, 1), [0])
+    four = backup(request, 4, 1, tmp_path, 0, 2)
+    assert four.returncode == 128 + 9
+    assert re.search(r"\[3\] .*ClusterError: client 0 \(127.0.0.1:\d+\) has ended", four.stderr)
+    assert_epochs(four.stdout, range(4), [1])
+    one = backup(request, 1, 4, tmp_path)
+    assert one.returncode == 0, one.stderr
+    assert_epochs(one.stdout, [0], [2, 3])
 
 
 def test_clients_with_different_models_name_the_first_operator_that_differs(request, tmp_path):
-    done = backup(request, tmp_path, "differ")
+    done = backup(request, 2, 2, tmp_path, "differ")
     assert done.returncode == 1
     for client in (0, 1):
         assert re.search(
@@ -101,3 +103,30 @@ def test_clients_with_different_models_name_the_first_operator_that_differs(requ
             r".* but inner .* on client 1",
             done.stderr,
         )
+
+
+def test_callbacks_decide_alike_on_all_clients_and_write_on_client_0_alone(request, tmp_path):
+    program = [sys.executable, "-m", "tests.runtime.callbacks_program", str(tmp_path)]
+    done = launch(request, 2, 2, *program)
+    assert done.returncode == 0, done.stderr
+    ours, other = (json.loads((tmp_path / f"{client}.json").read_text()) for client in (0, 1))
+    assert other == ours
+    plain = callbacks_program.train(tmp_path / "plain", [])
+    assert ours["stopped in"] == plain["stopped in"] > 0
+    assert len(set(plain["history"]["learning_rate"])) > 1, "it never reached a plateau"
+    for name, values in plain["history"].items():
+        assert ours["history"][name] == pytest.approx(values, rel=1e-4), name
+
+    def files(name):
+        # TensorBoard's names hold the time and the process.
+        found = (path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*"))
+        return sorted({str(path).partition(".tfevents")[0] for path in found})
+
+    assert files("0") == files("plain")
+    assert not (tmp_path / "1").exists()
+    assert (tmp_path / "0.csv").read_text().count("\n") == len(ours["history"]["loss"]) + 1
+    assert not (tmp_path / "1.csv").exists()
+    best = keras.models.load_model(tmp_path / "0" / "best" / "1.keras")
+    best.load_weights(tmp_path / "0" / "weights" / "best.weights.h5")
+    for saved, trained in zip(best.get_weights(), ours["weights"], strict=True):
+        np.testing.assert_array_equal(saved, np.array(trained, "float32"))
