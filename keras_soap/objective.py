@@ -15,8 +15,8 @@ import numpy as np
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.simulator.simulator import Outcome, Simulator, Walked
+from keras_soap.strategy.moves import USUAL, Shares
 from keras_soap.strategy.parallel_config import ParallelConfig
-from keras_soap.strategy.proposals import LAYER_SHARE
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs, Lowering
@@ -139,7 +139,7 @@ class Objective:
         beta_per_ns: float,
         proposals: int | None,
         seconds: float | None,
-        layer_share: float = LAYER_SHARE,
+        shares: Shares = USUAL,
     ) -> tuple[Evaluation, Evaluation, int]:
         """A Markov chain from `current`, as `search.metropolis.step` would go, but compiled.
 
@@ -148,9 +148,7 @@ class Objective:
         """
         self._move_to(current)
         start = Walked(best.strategy, _outcome_of(best))
-        walked = self._simulator.walk(
-            space, start, rng, beta_per_ns, proposals, seconds, layer_share
-        )
+        walked = self._simulator.walk(space, start, rng, beta_per_ns, proposals, seconds, shares)
         if walked.accepted:
             assert self._simulator.strategy is not None
             self._current = _evaluation(self._simulator.strategy, self._simulator.outcome)

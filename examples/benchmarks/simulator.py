@@ -11,6 +11,8 @@
    from Python one by one, which costs up to tens of microseconds each; the chain is not. So of
    small graphs `delta_over_full` is too low and the share of building too high, and
    `chain_over_full` says more.
+5. `--changes=one_operator --dims=SO` proposes what the authors' public simulator does: operators
+   split by samples only, one at a time.
 
     python examples/benchmarks/simulator.py --model=nmt,resnet101 --num_devices=4,64
 """
@@ -34,6 +36,7 @@ from keras_soap.search.metropolis import SHARPNESS
 from keras_soap.search.problem import Problem
 from keras_soap.simulator.simulator import Simulator, Walked
 from keras_soap.strategy.baselines import BASELINES
+from keras_soap.strategy.moves import ONE_OPERATOR, USUAL, Shares
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
@@ -51,6 +54,9 @@ _START = flags.DEFINE_enum(
     "start", "data_parallel", [*BASELINES, "random"], "Where the chain starts."
 )
 _DIMS = flags.DEFINE_string("dims", "SOAP", "Kinds of parallelism that chains use.")
+_CHANGES = flags.DEFINE_enum(
+    "changes", "usual", ["usual", "one_operator"], "What chains propose: one operator as the paper."
+)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "For each of the figures.", lower_bound=0.01)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the chain and of the proposals.")
 _JSON_OUT = flags.DEFINE_string("json_out", None, "File for the figures.")
@@ -60,6 +66,11 @@ _MOST_CHANGES = 1000
 _LEAST_CHANGES = 3
 
 Change = Mapping[int, ParallelConfig]
+
+
+def shares() -> Shares:
+    """What `--changes` names."""
+    return ONE_OPERATOR if _CHANGES.value == "one_operator" else USUAL
 
 
 def run_chain(
@@ -73,7 +84,7 @@ def run_chain(
     """Runs a chain from where `simulator` stands: as searches do, by `Simulator.walk`."""
     assert simulator.strategy is not None
     best = Walked(simulator.strategy, simulator.outcome)
-    return simulator.walk(space, best, rng, beta_per_ns, proposals, seconds)
+    return simulator.walk(space, best, rng, beta_per_ns, proposals, seconds, shares())
 
 
 def seconds_per_call(calls: Sequence[Callable[[], object]], seconds: float) -> float:
@@ -145,7 +156,7 @@ def measure(model: str, num_devices: int, seconds: float, seed: int) -> dict:
 
     strategy, num_tasks = simulator.strategy, simulator.num_tasks
     assert strategy is not None
-    changes = [space.random_change(rng, strategy) for _ in range(_MOST_CHANGES)]
+    changes = [space.random_change(rng, strategy, shares()) for _ in range(_MOST_CHANGES)]
     step_ns = simulator.outcome.step_time_ns
     limits_ns = [step_ns + int(rng.exponential(1 / beta_per_ns)) for _ in changes]
 
@@ -176,6 +187,7 @@ def measure(model: str, num_devices: int, seconds: float, seed: int) -> dict:
         "topology": problem.topology.name,
         "start": _START.value,
         "dims": problem.space.dims,
+        "changes": _CHANGES.value,
         "proposals_per_second": walked.proposals / spent,
         "accepted_per_second": walked.accepted / spent,
         "proposals": walked.proposals,

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_soap.search.metropolis import ChainState
 from keras_soap.search.problem import Problem
-from keras_soap.strategy.proposals import LAYER_SHARE
+from keras_soap.strategy.moves import USUAL, Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +15,11 @@ class Phase:
 
     Attributes:
         beta_per_ns: How much longer steps are refused.
-        layer_share: Share of proposals that move a whole layer.
+        shares: Which changes it makes how often.
     """
 
     beta_per_ns: float
-    layer_share: float = LAYER_SHARE
+    shares: Shares = USUAL
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,6 @@ def advance(
         phase.beta_per_ns,
         proposals,
         seconds,
-        phase.layer_share,
+        phase.shares,
     )
     return Chain(chain.number, chain.rng, ChainState(current, best), chain.proposals + made)

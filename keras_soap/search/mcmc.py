@@ -25,6 +25,7 @@ from keras_soap.search.problem import MOST_PAIRS, NO_OPTIONS, Budget, Problem, R
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
+from keras_soap.strategy.moves import Shares
 
 NUM_CHAINS = 4
 DESCENT_SHARE = 0.15
@@ -37,8 +38,8 @@ WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
 LAYER_CYCLES = 6
-LAYERS_SHARE = 0.5
-"""Share of the changes of every other chain in these that are of layers."""
+LAYERS = Shares(layers=0.5)
+"""Changes of every other chain in these."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -146,7 +147,7 @@ class _Sampling:
         cycles = self._cycles()
         if chain.number % 2 and cycles < LAYER_CYCLES:
             sharpness = HOT * (COLD / HOT) ** (cycles / LAYER_CYCLES)
-            return Phase(beta_per_ns(self.tracker.best, sharpness), LAYERS_SHARE)
+            return Phase(beta_per_ns(self.tracker.best, sharpness), LAYERS)
         start = self.start_sharpness
         sharpness = start * (COLD / start) ** (cycles % 1.0)
         return Phase(beta_per_ns(self.tracker.best, sharpness))

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from keras_soap.objective import Evaluation, Evaluator
-from keras_soap.strategy.proposals import LAYER_SHARE
+from keras_soap.strategy.moves import USUAL, Shares
 from keras_soap.strategy.search_space import Change
 from keras_soap.strategy.strategy import Strategy
 
@@ -30,7 +30,7 @@ class Proposer(Protocol):
     """What a chain asks of a search space."""
 
     def random_change(
-        self, rng: np.random.Generator, strategy: Strategy, layer_share: float
+        self, rng: np.random.Generator, strategy: Strategy, shares: Shares
     ) -> Change: ...
 
 
@@ -68,14 +68,14 @@ def step(
     space: Proposer,
     objective: Evaluator,
     beta_per_ns: float,
-    layer_share: float = LAYER_SHARE,
+    shares: Shares = USUAL,
 ) -> tuple[ChainState, StepInfo]:
     """One proposal, accepted or not."""
     current = state.current
     # u < exp(-β · slowdown) is slowdown < -ln(u) / β; 1 - random() is never 0.
     patience_ns = -math.log(1.0 - rng.random()) / beta_per_ns
     limit_ns = current.step_time_ns + int(min(patience_ns, 2.0**61))
-    change = space.random_change(rng, current.strategy, layer_share)
+    change = space.random_change(rng, current.strategy, shares)
     proposed = objective.update(current, change, limit_ns if current.feasible else None)
     if current.feasible:
         accepted = proposed.feasible and proposed.step_time_ns <= limit_ns

@@ -58,7 +58,7 @@ from keras_soap.simulator.state import empty_state, grow
 from keras_soap.simulator.tables import TableMaker
 from keras_soap.simulator.timeline import Timeline
 from keras_soap.simulator.walk import walk
-from keras_soap.strategy import moves, proposals
+from keras_soap.strategy import moves
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
@@ -202,7 +202,7 @@ class Simulator:
         beta_per_ns: float,
         proposals: int | None,
         seconds: float | None,
-        layer_share: float = proposals.LAYER_SHARE,
+        shares: moves.Shares = moves.USUAL,
     ) -> Walked:
         """Runs a Markov chain from the strategy, as `search.metropolis.step` would.
 
@@ -213,13 +213,13 @@ class Simulator:
             beta_per_ns: How much longer steps are refused.
             proposals: How many to make.
             seconds: When to stop before, checked every few hundredths of a second.
-            layer_share: See the rules of `proposals`.
+            shares: Which changes to make how often.
         """
         assert self.strategy is not None, "set a strategy first"
         assert self._pending is None, "accept or reject the last proposal first"
         of, scalar = space.moves, self._state.scalar
         moves.stand_at(of, space, self.strategy)
-        of.layer_share[0] = layer_share
+        of.shares[:] = shares
         self.prepare(space)
         moves.refill(of, rng)
         scalar[NUM_ACCEPTED], scalar[PATIENCE_NS] = 0, -1

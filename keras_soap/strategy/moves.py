@@ -18,6 +18,28 @@ if TYPE_CHECKING:
 # Moves.scalar
 USED, NUM_CHANGED, NUM_SCALARS = range(3)
 
+# Moves.shares
+LAYERS, COPY, SPREAD = range(3)
+
+
+class Shares(NamedTuple):
+    """How often a chain makes which changes; see the rules of `proposals`.
+
+    Attributes:
+        layers: Of all changes, those of layers.
+        copy: Of the others, those that take over the devices of a neighbour.
+        spread: Of the others, those that spread to neighbours.
+    """
+
+    layers: float = 0.02
+    copy: float = 0.5
+    spread: float = 0.6
+
+
+USUAL = Shares()
+ONE_OPERATOR = Shares(layers=0.0, copy=0.0, spread=0.0)
+"""One operator, or those on the same weights, to any configuration: what the paper proposes."""
+
 
 class Moves(NamedTuple):
     """A search space, where a chain stands in it, and a proposal. int64 unless it says otherwise.
@@ -44,7 +66,7 @@ class Moves(NamedTuple):
     names: np.ndarray  # (operators, dimensions): number of a dimension's name; -1 beyond
     stride_start: np.ndarray  # (devices + 2,) by number of parts
     strides: np.ndarray
-    layer_share: np.ndarray  # float64 (1,) of the changes that are drawn next
+    shares: np.ndarray  # float64 (kinds of changes,): `Shares` of what is drawn next
     uniforms: np.ndarray  # float64: random numbers, 0 <= u < 1
     scalar: np.ndarray  # how many of them are used; how many families the proposal changes
     choice: np.ndarray  # (families,) where the chain stands
@@ -106,7 +128,7 @@ def make_moves(space: "SearchSpace") -> Moves:
         names,
         _starts(strides),
         np.array(list(itertools.chain(*strides)), np.int64),
-        np.zeros(1),
+        np.zeros(len(Shares._fields)),
         np.zeros(4096 + 4 * (num_families + num_devices)),
         np.zeros(NUM_SCALARS, np.int64),
         np.zeros(num_families, np.int64),

@@ -5,19 +5,23 @@
    any devices in any order, so that every strategy can be reached.
 2. Some changes go on to neighbours, split alike on the same devices, since moving them one by one
    would first cost transfers.
-3. A share of changes, `Moves.layer_share`, are of layers: of a family with weights, and of what
+3. Some changes are of layers: of a family with weights, and of what
    lies around it up to the next such families. Such a layer goes where another layer is, or to any
    devices; in half of the latter all others leave these. Which layers share devices decides much,
    and changes of few operators hardly ever find out.
-4. A share of the changes of layers are made in all blocks that are alike (see `twins`), or in those
-   of them that until now did as this one.
+4. Some changes of layers are made in all blocks that are alike (see `twins`), or in those of them
+   that until now did as this one.
+5. How many there are of each kind, `Moves.shares` says.
 """
 
 import math
 
 from keras_soap.jit import entry, njit
 from keras_soap.strategy.moves import (
+    COPY,
+    LAYERS,
     NUM_CHANGED,
+    SPREAD,
     alike,
     change,
     draw,
@@ -28,18 +32,12 @@ from keras_soap.strategy.moves import (
     same_devices,
 )
 
-COPY_SHARE = 0.5
-"""Share of changes that take over the devices of a neighbour."""
 ALIKE_SHARE = 0.75
-"""Share of those that are split alike where they can be."""
-SPREAD_SHARE = 0.6
-"""Share of changes that spread to neighbours."""
+"""Share of those that take over the devices of a neighbour that are split alike if they can be."""
 SPREAD_MEAN = 16.0
-"""How many neighbours those reach on average."""
-LAYER_SHARE = 0.02
-"""Share of changes that are of layers, unless a chain is told otherwise."""
+"""How many neighbours the changes that spread reach on average."""
 LAYER_COPY_SHARE = 0.3
-"""Share of those in which the layer takes over the devices of another."""
+"""Share of the changes of layers in which the layer takes over the devices of another."""
 LAYER_PLACE_SHARE = 0.1
 """Share of those in which it goes to devices that need not be next to each other."""
 EVICT_SHARE = 0.5
@@ -296,7 +294,7 @@ def _spread(moves, wanted, weightless):
 def propose(moves):
     """Draws a change: `changed[:scalar[NUM_CHANGED]]`, with `new_choice` and `new_devices`."""
     moves.scalar[NUM_CHANGED] = 0
-    if draw(moves) < moves.layer_share[0]:
+    if draw(moves) < moves.shares[LAYERS]:
         family = moves.layers[draw_below(moves, len(moves.layers))]
         in_order = _draw_for_layer(moves, family)
         _spread(moves, len(moves.choice), True)
@@ -316,7 +314,7 @@ def _propose_some(moves):
     family = moves.family_of[draw_below(moves, len(moves.family_of))]
     begin, end = moves.neighbour_start[family], moves.neighbour_start[family + 1]
     apart = 0
-    if moves.places and end > begin and draw(moves) < COPY_SHARE:
+    if moves.places and end > begin and draw(moves) < moves.shares[COPY]:
         for pair in range(begin, end):
             other = moves.family_of[moves.neighbours[pair, 1]]
             apart += not same_devices(moves, family, other)
@@ -331,7 +329,7 @@ def _propose_some(moves):
                 skip -= 1
     else:
         draw_config(moves, family)
-    if draw(moves) < SPREAD_SHARE:
+    if draw(moves) < moves.shares[SPREAD]:
         wanted = int(math.log(1.0 - draw(moves)) / math.log(1.0 - 1.0 / SPREAD_MEAN)) + 1
         _spread(moves, wanted, False)
 

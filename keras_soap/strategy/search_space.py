@@ -105,7 +105,7 @@ class SearchSpace:
         self,
         rng: np.random.Generator,
         strategy: Strategy,
-        layer_share: float = proposals.LAYER_SHARE,
+        shares: moves.Shares = moves.USUAL,
     ) -> Change:
         """New configurations: for one operator, or for a few that hang together, alike.
 
@@ -113,7 +113,7 @@ class SearchSpace:
         """
         moves.stand_at(self.moves, self, strategy)
         moves.refill(self.moves, rng)
-        self.moves.layer_share[0] = layer_share
+        self.moves.shares[:] = shares
         proposals.propose_one(self.moves)
         return self._proposed()
 

@@ -10,7 +10,7 @@ from keras_soap.search.result import StopReason
 from keras_soap.search.run import search
 from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
-from keras_soap.strategy.proposals import LAYER_SHARE
+from keras_soap.strategy.moves import USUAL
 from tests.search import toys
 
 
@@ -156,11 +156,11 @@ def test_every_other_chain_changes_whole_layers_until_it_joins_with_the_best_it_
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 4)
     sampling = mcmc._Sampling(problem, tracker, budget, chains)
-    layers = [sampling._phase(chain).layer_share == mcmc.LAYERS_SHARE for chain in chains]
+    layers = [sampling._phase(chain).shares == mcmc.LAYERS for chain in chains]
     assert layers == [False, True, False, True]
     with Workers(problem, 1) as workers:
         while sampling.cycle < mcmc.LAYER_CYCLES:
             assert sampling.round(workers) is None
     for chain in sampling.chains[1::2]:
         assert chain.state.current is chain.state.best
-    assert all(sampling._phase(chain).layer_share == LAYER_SHARE for chain in sampling.chains)
+    assert all(sampling._phase(chain).shares == USUAL for chain in sampling.chains)

@@ -21,7 +21,7 @@ class ThreeStrategies:
         self.excess_bytes = excess_bytes or EXCESS_BYTES
         self.limits_ns = []
 
-    def random_change(self, rng, strategy, layer_share):
+    def random_change(self, rng, strategy, shares):
         return {0: ParallelConfig((1,), (int(rng.random() * 3),))}
 
     def evaluate(self, strategy):

@@ -7,6 +7,7 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.zoo import MODELS
 from keras_soap.objective import Objective
 from keras_soap.search.metropolis import ChainState, step
+from keras_soap.strategy.moves import ONE_OPERATOR, USUAL, Shares
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.tasks.lowering import Costs, Lowering
 from tests.simulator import random_problems
@@ -29,11 +30,11 @@ def assert_walks_as_defined(seed: int, num_steps: int = 25) -> int:
     accepted = 0
     for number in range(num_steps):
         chance = [np.random.default_rng([seed, number]) for _ in range(2)]
-        layer_share = float(number % 3 == 0)
-        state, info = step(chance[0], state, space, stepping, beta_per_ns, layer_share)
+        shares = (USUAL, Shares(layers=1.0), ONE_OPERATOR)[number % 3]
+        state, info = step(chance[0], state, space, stepping, beta_per_ns, shares)
         accepted += info.accepted
         current, best, made = walking.walk(
-            current, best, space, chance[1], beta_per_ns, 1, None, layer_share
+            current, best, space, chance[1], beta_per_ns, 1, None, shares
         )
         assert made == 1
         for found, expected in ((current, state.current), (best, state.best)):

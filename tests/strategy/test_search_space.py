@@ -19,14 +19,14 @@ def space_of(graph, num_devices=4, dims="SOAP"):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 3, 4, 6, 16])
 @pytest.mark.parametrize("dims", ["SOAP", "SAP", "S", "O", "OP"])
-@pytest.mark.parametrize("layer_share", [0.0, 1.0])
-def test_any_sequence_of_changes_is_valid(num_devices, dims, layer_share):
+@pytest.mark.parametrize("layers", [0.0, 1.0])
+def test_any_sequence_of_changes_is_valid(num_devices, dims, layers):
     graph = toys.twins()
     space = space_of(graph, num_devices, dims)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
     for _ in range(300):
-        strategy = strategy.replace(space.random_change(rng, strategy, layer_share))
+        strategy = strategy.replace(space.random_change(rng, strategy, moves.Shares(layers)))
         check_strategy(graph, space.dimensions, strategy, num_devices)
         assert space.contains(strategy)
 
@@ -45,11 +45,20 @@ def test_changes_of_several_operators_split_them_alike_on_the_same_devices():
     space = space_of(toys.diamond(), 4)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
-    changes = [space.random_change(rng, strategy, 0.0) for _ in range(300)]
+    changes = [space.random_change(rng, strategy, moves.Shares(0.0)) for _ in range(300)]
     several = [change for change in changes if len(change) > 1]
     assert several
     assert any(len(change) == 1 for change in changes)
     assert all(len({config.devices for config in change.values()}) == 1 for change in several)
+
+
+def test_one_operator_at_a_time_takes_any_configuration_of_its_own():
+    space = space_of(toys.twins(), 3)
+    rng = np.random.default_rng(0)
+    strategy = space.random_strategy(rng)
+    for _ in range(300):
+        change = space.random_change(rng, strategy, moves.ONE_OPERATOR)
+        assert tuple(change) in space.families
 
 
 def test_a_layer_takes_along_what_has_no_weights_and_no_other_layer():
@@ -60,7 +69,7 @@ def test_a_layer_takes_along_what_has_no_weights_and_no_other_layer():
     strategy = space.whole()
     alone = 0
     for _ in range(300):
-        change = space.random_change(rng, strategy, 1.0)
+        change = space.random_change(rng, strategy, moves.Shares(1.0))
         devices = {device for n in layers & set(change) for device in change[n].devices}
         if len(layers & set(change)) == 1:
             alone += len(change) > 1
@@ -79,7 +88,7 @@ def test_others_leave_the_devices_of_a_layer_in_half_of_the_changes_of_layers():
         strategy = strategy.replace({n: ParallelConfig(wide, tuple(range(math.prod(wide))))})
     apart = narrow = 0
     for _ in range(400):
-        after = strategy.replace(space.random_change(rng, strategy, 1.0))
+        after = strategy.replace(space.random_change(rng, strategy, moves.Shares(1.0)))
         for n in layers:
             mine = set(after.configs[n].devices)
             if after.configs[n] != strategy.configs[n] and len(mine) <= 4:
@@ -151,7 +160,7 @@ def test_a_change_often_takes_over_the_devices_of_a_neighbour():
             strategy.configs[other].devices[: len(devices)] == devices != (0,)
             for other in neighbours
         )
-    assert followed > 0.8 * proposals.COPY_SHARE * 500
+    assert followed > 0.8 * moves.USUAL.copy * 500
 
 
 @pytest.mark.parametrize("num_devices", [3, 4, 16])

@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_soap.operators.rule import DimensionKind
 from keras_soap.strategy import proposals
+from keras_soap.strategy.moves import Shares
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import check_strategy
@@ -64,7 +65,7 @@ def test_a_share_of_the_changes_of_layers_are_made_in_all_twins():
     inner = layers(space.graph)[2:-2]
     alone = together = 0
     for _ in range(2000):
-        change = space.random_change(rng, strategy, 1.0)
+        change = space.random_change(rng, strategy, Shares(layers=1.0))
         changed = [n for n in inner if change.get(n, strategy.configs[n]) != strategy.configs[n]]
         alone += len(changed) == 1
         if len(changed) >= len(inner) // 2 and len({change[n] for n in changed[::2]}) == 1:
@@ -83,7 +84,7 @@ def test_half_of_these_leave_out_twins_that_did_otherwise():
     strategy = space.whole().replace({wide[0]: other})
     with_it = without_it = 0
     for _ in range(3000):
-        after = strategy.replace(space.random_change(rng, strategy, 1.0))
+        after = strategy.replace(space.random_change(rng, strategy, Shares(layers=1.0)))
         check_strategy(space.graph, space.dimensions, after, 8)
         rest = {after.configs[n] for n in wide[1:]}
         if len(rest) == 1 and rest != {strategy.configs[wide[1]]}:
