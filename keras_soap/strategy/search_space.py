@@ -18,6 +18,7 @@ from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.operators.rule import Dimension
 from keras_soap.strategy import moves, placement, proposals
+from keras_soap.strategy.moves import USUAL, Shares
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.strategy.twins import twins
@@ -105,7 +106,7 @@ class SearchSpace:
         self,
         rng: np.random.Generator,
         strategy: Strategy,
-        shares: moves.Shares = moves.USUAL,
+        shares: Shares = USUAL,
     ) -> Change:
         """New configurations: for one operator, or for a few that hang together, alike.
 
