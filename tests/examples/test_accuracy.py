@@ -1,4 +1,6 @@
-"""The figures of the accuracy benchmark, of pairs that were worked out by hand."""
+"""The accuracy benchmark: figures of pairs that were worked out by hand, and its resuming."""
+
+import json
 
 import pytest
 
@@ -7,31 +9,90 @@ from tests.examples.programs import loaded
 
 @pytest.fixture(scope="module")
 def accuracy():
-    with loaded("accuracy") as modules:
-        yield modules["accuracy"]
+    with loaded("accuracy_figures", "accuracy_worker", "accuracy") as modules:
+        yield modules
 
 
-def pair(model, predicted, measured):
+@pytest.fixture
+def figures(accuracy):
+    return accuracy["accuracy_figures"]
+
+
+def pair(model, predicted, *measured):
     return {"model": model, "strategy": "", "predicted_s": predicted, "measured_s": measured}
 
 
-def test_figures_are_those_of_the_pairs(accuracy):
+def test_figures_are_those_of_the_pairs(figures):
     pairs = [pair("a", 1.0, 1.0), pair("a", 2.0, 4.0), pair("a", 3.0, 3.0), pair("b", 1.2, 1.0)]
-    figures = accuracy.summarize(pairs)
-    assert figures["num_pairs"] == 4
-    assert figures["mean_error"] == pytest.approx((0 + 0.5 + 0 + 0.2) / 4)
-    assert figures["max_error"] == 0.5
-    assert figures["share_within_30_percent"] == 0.75
-    assert figures["kendall_tau"] == {"a": pytest.approx(1 / 3), "b": 0.0}
-    assert figures["chosen_over_best"] == {"a": 1.0, "b": 1.0}
+    found = figures.summarize(pairs)
+    assert found["num_pairs"] == 4
+    assert found["mean_error"] == pytest.approx((0 + 0.5 + 0 + 0.2) / 4)
+    assert found["mean_error_of"] == {"a": pytest.approx(0.5 / 3), "b": pytest.approx(0.2)}
+    assert found["max_error"] == 0.5
+    assert found["share_within_30_percent"] == 0.75
+    assert found["kendall_tau"] == {"a": pytest.approx(1 / 3), "b": 0.0}
+    assert found["chosen_over_best"] == {"a": 1.0, "b": 1.0}
 
 
-def test_what_was_chosen_is_compared_with_the_best_that_was_measured(accuracy):
-    figures = accuracy.summarize([pair("a", 1.0, 3.0), pair("a", 2.0, 2.0)])
-    assert figures["chosen_over_best"] == {"a": 1.5}
-    assert figures["kendall_tau"] == {"a": -1.0}
+def test_what_was_chosen_is_compared_with_the_best_that_was_measured(figures):
+    found = figures.summarize([pair("a", 1.0, 3.0), pair("a", 2.0, 2.0)])
+    assert found["chosen_over_best"] == {"a": 1.5}
+    assert found["kendall_tau"] == {"a": -1.0}
 
 
-def test_kendalls_tau_counts_ties_as_scipy_does(accuracy):
+def test_the_median_of_rounds_counts_and_their_range_is_said(figures):
+    of_rounds = pair("a", 2.0, 1.0, 2.0, 4.0)
+    assert figures.measured(of_rounds) == 2.0
+    assert figures.error(of_rounds) == 0
+    assert figures.spread(of_rounds) == 0.75
+
+
+def test_orders_that_rounds_disagree_about_are_counted_apart(figures):
+    slow, fast, unsteady = pair("a", 3.0, 9, 9), pair("a", 1.0, 5, 5), pair("a", 2.0, 4, 6)
+    assert figures.order(fast, slow) == -1 == -figures.order(slow, fast)
+    # Slower in one round and faster in the other.
+    assert figures.order(fast, unsteady) == 0
+    found = figures.summarize([slow, fast, unsteady])
+    assert (found["orders"], found["undecided_orders"]) == ({"a": 3}, {"a": 1})
+    assert found["kendall_tau_of_decided"] == {"a": 1.0}
+    # Tau-b counts the tie of the medians as one.
+    assert found["kendall_tau"]["a"] == pytest.approx(2 / 6**0.5)
+    assert "1 of 3" in figures.render(found)
+    assert figures.tau_of_decided([fast, unsteady]) is None
+
+
+def test_kendalls_tau_counts_ties_as_scipy_does(figures):
     a, b = [12, 2, 1, 12, 2], [1, 4, 7, 1, 0]
-    assert accuracy.kendall_tau(a, b) == pytest.approx(-0.47140452079103173)
+    assert figures.kendall_tau(a, b) == pytest.approx(-0.47140452079103173)
+
+
+def test_only_the_rounds_that_are_missing_are_measured(accuracy, tmp_path, monkeypatch):
+    worker = accuracy["accuracy_worker"]
+    timed = []
+
+    class Fit:
+        def __init__(self, name, strategy, options):
+            self.strategy = strategy.stem
+
+        def seconds_per_step(self):
+            if len(timed) == 3:
+                raise KeyboardInterrupt
+            timed.append(self.strategy)
+            return float(len(timed))
+
+    monkeypatch.setattr(worker, "_Fit", Fit)
+    monkeypatch.setattr(worker, "start_devices", lambda num_devices: None)
+    (tmp_path / "plan.json").write_text(json.dumps({"one": 1.0, "other": 2.0}))
+    options = worker.Options(num_rounds=3)
+    with pytest.raises(KeyboardInterrupt):
+        worker.measure("rnnlm", tmp_path, options)
+    assert timed == ["one", "other", "one"]
+    timed[:] = ["", ""]
+    with pytest.raises(KeyboardInterrupt):
+        worker.measure("rnnlm", tmp_path, options)
+    assert timed[2:] == ["other"]
+    timed[:] = [""] * 4
+    worker.measure("rnnlm", tmp_path, options)
+    assert timed[4:] == ["one", "other"]
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert measured == {"one": [1.0, 3.0, 5.0], "other": [2.0, 3.0, 6.0]}
