@@ -119,9 +119,9 @@ def with_pool(topology: DeviceTopology) -> DeviceTopology:
     if any(device.kind != "CPU" for device in topology.devices):
         return topology
     cores = num_cores()
-    threads = tf.config.threading
-    most = cores // (threads.get_intra_op_parallelism_threads() or cores)
-    pool_size = max(1, min(most, threads.get_inter_op_parallelism_threads() or cores))
+    most = cores // _cores_per_task()
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or cores
+    pool_size = max(1, min(most, threads))
     share = topology.num_devices / pool_size
     devices = tuple(
         dataclasses.replace(
@@ -134,6 +134,11 @@ def with_pool(topology: DeviceTopology) -> DeviceTopology:
         for device in topology.devices
     )
     return dataclasses.replace(topology, devices=devices)
+
+
+def _cores_per_task() -> int:
+    """Cores that an operation may use, and one place in the pool stands for."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
 
 
 def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
@@ -239,9 +244,9 @@ def _time(
 ) -> PartTime:
     """What each of `hops` takes that `function` makes.
 
-    Where devices share cores, a transfer or a reduction holds one of them for its time
-    (`DeviceTopology.movers`). One that keeps several cores at work, as a reduction does, is given
-    the time of all of them together.
+    Where devices share cores, a transfer or a reduction holds one place of the pool for its time
+    (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
+    time of all of them together.
     """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments]
     runners = []
@@ -259,5 +264,5 @@ def _time(
     time_ns = timing.beyond_previous_ns[0] // hops
     if topology.devices[0].pool:
         of_cores = time_in_turn(runners, precision, time.process_time_ns)
-        time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops)
+        time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // _cores_per_task())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)
