@@ -63,11 +63,11 @@ class SoapStrategy(keras.callbacks.Callback):
         method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
         profile: Where times of operators come from. `"measured"`, the default of searches: each
             part that the search may ask for is run and timed before it begins, mostly within a
-            second or two each. Times are kept in the user's cache directory: the next time begins
-            at once, and an interrupted profile goes on where it was. Connections are timed too,
-            if the topology is `"local"`. `"analytic"`, the default where nothing is searched for:
-            the topology's figures. Else the path of a profile that `keras-soap profile` wrote, or
-            a `CostProfile`. One that does not fit this machine or model gives a warning.
+            second or two; times are kept in the user's cache directory, and an interrupted profile
+            goes on where it was. Connections are timed too, if the topology is `"local"`.
+            `"analytic"`, the default where nothing is searched for: the topology's figures. Else
+            the path of a profile that `keras-soap profile` wrote, or a `CostProfile`. One that does
+            not fit this machine or model gives a warning.
         time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
             Blocks of steps are then placed each on its own, so that they can run in a wavefront.
             By default a layer is one operator.
