@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.running import busy, on_device, runner, time_runners
-from keras_soap.costs.timing import Precision
+from keras_soap.costs.running import busy, on_device, runner
+from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
@@ -142,11 +142,11 @@ def _part_time(
     device, *others = devices
     longest, arguments = functions[-1]
     empty = runner(_empty, arguments, device)
-    once = time_runners([empty, runner(longest, arguments, device)], ROUGH).beyond_previous_ns[0]
+    once = time_in_turn([empty, runner(longest, arguments, device)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
     runners = [runner(f, arguments, device, copies) for f, arguments in functions]
     with busy(others):
-        timing = time_runners([empty, *runners], precision)
+        timing = time_in_turn([empty, *runners], precision)
     forward_ns, backward_ns, weight_gradient_ns = [
         *(time // copies for time in timing.beyond_previous_ns),
         *(0, 0),
@@ -182,7 +182,7 @@ def measure_update(
     arguments = on_device([np.ones(num_elements, "float32")] * copies, device)
     runners = [runner(function, arguments, device) for function in (_empty, update)]
     with busy(others):
-        timing = time_runners(runners, precision)
+        timing = time_in_turn(runners, precision)
     update_ns = timing.beyond_previous_ns[0] // copies
     return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
 
@@ -204,7 +204,7 @@ def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartT
     arguments = on_device(values, device)
     runners = [runner(chain(length), arguments, device) for length in (1, 1 + NUM_CHAINED)]
     with busy(others):
-        timing = time_runners(runners, precision)
+        timing = time_in_turn(runners, precision)
     overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED
     return PartTime(overhead_ns, 0, timing.relative_spread, timing.num_runs)
 

@@ -9,15 +9,12 @@ GPUs have memory and cores of their own.
 import concurrent.futures
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_soap.costs.timing import Precision, Timing, time_in_turn
 from keras_soap.topology.local import sync_devices
 
 LOAD_SIZE = 512
@@ -36,7 +33,7 @@ def runner(
     arguments: Sequence[tf.Tensor],
     device: str,
     copies: int = 1,
-) -> "Runner":
+) -> Callable[[], list[tf.Tensor]]:
     """Runs `function` on the arguments, which are on `device`; has run once.
 
     It runs `copies` times, one after the other. All that it makes is returned, so that nothing is
@@ -73,38 +70,11 @@ def runner(
     if device.startswith("CPU"):
         try:
             call_in_one_thread()
-            one = tf.config.threading.get_intra_op_parallelism_threads() == 1
-            return Runner(call_in_one_thread, in_this_thread=one)
+            return call_in_one_thread
         except tf.errors.OpError:  # It cannot run everything; the usual executor can.
             pass
     call()
-    return Runner(call, in_this_thread=False)
-
-
-@dataclass(frozen=True)
-class Runner:
-    """A function that has been traced, and that returns when its work is done.
-
-    Attributes:
-        call: It.
-        in_this_thread: Whether the thread that calls it does all of its work.
-    """
-
-    call: Callable[[], list[tf.Tensor]]
-    in_this_thread: bool
-
-    def __call__(self) -> list[tf.Tensor]:
-        return self.call()
-
-
-def time_runners(runners: Sequence[Runner], precision: Precision) -> Timing:
-    """Times runners as `time_in_turn` does.
-
-    Work of this thread alone is timed by the thread's own clock, which stands still while other
-    processes have the core. So parts may be measured on a machine that does other things as well.
-    """
-    alone = all(runner.in_this_thread for runner in runners)
-    return time_in_turn(runners, precision, time.thread_time_ns if alone else time.perf_counter_ns)
+    return call
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def time_in_turn(
         functions: First one that does nothing but be called, then ever more work. They must have
             run before, so that nothing is traced or allocated for the first time.
         precision: When to stop.
-        clock_ns: That tells the time; the limit of the precision is of it, too.
+        clock_ns: For tests.
     """
     rounds: list[list[int]] = []
     began = clock_ns()

@@ -2,9 +2,9 @@
 
 1. A copy is what the runtime does for a transfer: cut on one device, moved, joined on the other.
 2. A reduction is the runtime's own, among all devices.
-3. Both are timed by size, a few in a row; latency and bandwidth are those with which the
-   topology predicts all of these times best (least squares of the logarithms: a transfer of 1 kB
-   counts as much as one of 64 MB).
+3. Both are timed by size, a few in a row, and count all cores that they keep at work; latency and
+   bandwidth are those with which the topology predicts all of these times best (least squares of
+   the logarithms: a transfer of 1 kB counts as much as one of 64 MB).
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ import functools
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -91,14 +93,14 @@ def measure_topology(
     overhead_ns = 0
     bar = tqdm(wanted.items(), "measuring connections", disable=not progress, leave=False)
     for key, (kind, size, measure) in bar:
-        time = cache.get(key)
-        if time is None:
-            time = measure()
-            cache.add(key, time)
+        timed = cache.get(key)
+        if timed is None:
+            timed = measure()
+            cache.add(key, timed)
         if kind == "task":
-            overhead_ns = time.forward_ns
+            overhead_ns = timed.forward_ns
         else:
-            found.append(LinkTime(kind, size, time.forward_ns, time.relative_spread))
+            found.append(LinkTime(kind, size, timed.forward_ns, timed.relative_spread))
     today = datetime.datetime.now(datetime.UTC).date()
     source = f"measured by keras_soap, written on {today}"
     devices = tuple(
@@ -117,9 +119,9 @@ def with_pool(topology: DeviceTopology) -> DeviceTopology:
     if any(device.kind != "CPU" for device in topology.devices):
         return topology
     cores = num_cores()
-    threads = tf.config.threading
-    most = cores // (threads.get_intra_op_parallelism_threads() or cores)
-    pool_size = max(1, min(most, threads.get_inter_op_parallelism_threads() or cores))
+    most = cores // _cores_per_task()
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or cores
+    pool_size = max(1, min(most, threads))
     share = topology.num_devices / pool_size
     devices = tuple(
         dataclasses.replace(
@@ -132,6 +134,11 @@ def with_pool(topology: DeviceTopology) -> DeviceTopology:
         for device in topology.devices
     )
     return dataclasses.replace(topology, devices=devices)
+
+
+def _cores_per_task() -> int:
+    """Cores that an operation may use, and one place in the pool stands for."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
 
 
 def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
@@ -150,7 +157,7 @@ def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision)
         return tensor
 
     arguments = [_ones(names[0], count), *(_ones(name, 1) for name in names)]
-    return _time(copies, arguments, _hops(num_bytes), precision)
+    return _time(topology, copies, arguments, _hops(num_bytes), precision)
 
 
 def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
@@ -165,7 +172,7 @@ def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Prec
         return made
 
     arguments = [_ones(name, max(1, num_bytes // 4)) for name in names]
-    return _time(reductions, arguments, _hops(num_bytes), precision)
+    return _time(topology, reductions, arguments, _hops(num_bytes), precision)
 
 
 def _hops(num_bytes: int) -> int:
@@ -228,8 +235,19 @@ def _with_links(topology: DeviceTopology, latency_ns: float, bandwidth: float) -
     )
 
 
-def _time(function, arguments: list[tf.Tensor], hops: int, precision: Precision) -> PartTime:
-    """What each of `hops` takes that `function` makes."""
+def _time(
+    topology: DeviceTopology,
+    function: Callable[..., Any],
+    arguments: list[tf.Tensor],
+    hops: int,
+    precision: Precision,
+) -> PartTime:
+    """What each of `hops` takes that `function` makes.
+
+    Where devices share cores, a transfer or a reduction holds one place of the pool for its time
+    (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
+    time of all of them together.
+    """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments]
     runners = []
     for body in (lambda *given: tf.constant(0.0), function):
@@ -244,4 +262,7 @@ def _time(function, arguments: list[tf.Tensor], hops: int, precision: Precision)
         runners.append(run)
     timing = time_in_turn(runners, precision)
     time_ns = timing.beyond_previous_ns[0] // hops
+    if topology.devices[0].pool:
+        of_cores = time_in_turn(runners, precision, time.process_time_ns)
+        time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // _cores_per_task())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

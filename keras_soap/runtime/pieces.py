@@ -1,6 +1,7 @@
 """Cuts tensors into regions, and puts regions together."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -51,6 +52,13 @@ def accumulate(pieces: Sequence[tuple[Region, tf.Tensor]], whole: Region) -> tf.
         ]
         padded.append(tf.pad(tensor, margins) if any(map(any, margins)) else tensor)
     return tf.add_n(padded) if len(padded) > 1 else padded[0]
+
+
+def add_up(gradients: Sequence[Any]) -> Any:
+    """The sum of gradients of one tensor; None of none. A sparse one stays so where it is alone."""
+    if len(gradients) < 2:
+        return gradients[0] if gradients else None
+    return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
 
 
 def tiles(regions: Sequence[Region], whole: Region) -> bool:

@@ -62,13 +62,12 @@ class SoapStrategy(keras.callbacks.Callback):
             operation, attribute, parameter.
         method: Name of the search: `"mcmc"`, or a baseline such as `"data_parallel"`.
         profile: Where times of operators come from. `"measured"`, the default of searches: each
-            part that the search may ask for is run on the devices and timed before the search
-            begins, mostly within a second or two each; times are kept in the user's cache
-            directory, so that the next time begins at once, and a profile that was interrupted
+            part that the search may ask for is run and timed before it begins, mostly within a
+            second or two; times are kept in the user's cache directory, and an interrupted profile
             goes on where it was. Connections are timed too, if the topology is `"local"`.
-            `"analytic"`, the default where nothing is searched for: the topology's figures.
-            Else the path of a profile that `keras-soap profile` wrote, or a `CostProfile`. A
-            profile that does not fit this machine or this model gives a warning that says why.
+            `"analytic"`, the default where nothing is searched for: the topology's figures. Else
+            the path of a profile that `keras-soap profile` wrote, or a `CostProfile`. One that does
+            not fit this machine or model gives a warning.
         time_chunk: Steps of a recurrent layer in one operator; it must divide the layer's steps.
             Blocks of steps are then placed each on its own, so that they can run in a wavefront.
             By default a layer is one operator.
@@ -201,8 +200,8 @@ class SoapStrategy(keras.callbacks.Callback):
         """The strategy with its simulated costs, to print, save, trace or report."""
         if self._plan is None:
             assert self.strategy is not None
-            evaluations = {"strategy": Objective(self.costs).evaluate(self.strategy)}
-            self._plan = Plan(self.costs, evaluations, training=True, method="given")
+            evaluated = {"strategy": Objective(self.costs).evaluate(self.strategy)}
+            self._plan = Plan(self.costs, evaluated, training=True, method="given")
         return self._plan
 
     def save(self, path: "str | os.PathLike[str]") -> None:

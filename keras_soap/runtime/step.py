@@ -13,7 +13,6 @@ The order and the facts are those of `tasks.build`, read from the same `Lowering
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -25,30 +24,13 @@ from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
 from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import FEED, here, move, on
-from keras_soap.runtime.pieces import Region, accumulate, assemble, cut, ranges
+from keras_soap.runtime.part_trace import PartTrace
+from keras_soap.runtime.pieces import Region, accumulate, add_up, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
 from keras_soap.tasks.task_graph import TaskKind
 from keras_soap.tasks.task_names import TaskName
-
-
-@dataclass
-class _PartTrace:
-    """What the forward pass of a part leaves for its backward pass."""
-
-    tape: tf.GradientTape
-    inputs: list[tf.Tensor | None]
-    weights: list[tf.Tensor]
-    combined: list[tf.Tensor]
-    contributions: list[tf.Tensor]
-    outputs: tuple[Any, ...]
-    """A tensor for each output; None for a space."""
-    report: tf.Tensor | None = None
-    kept: list[tuple[int, tf.Tensor, tf.Tensor]] = field(default_factory=list)
-    """What the rule kept in memory: stage, tensor as made, tensor as later stages read it. Every
-    stage is differentiated by itself, from its contribution and what it kept, back to what it
-    read."""
 
 
 class StepTracer:
@@ -83,7 +65,7 @@ class StepTracer:
         self.parts: list[tuple[Part, ...]] = [
             lowering.parts(number, config.degrees) for number, config in enumerate(self.configs)
         ]
-        self.traces: list[list[_PartTrace]] = []
+        self.traces: list[list[PartTrace]] = []
         self.updates: dict[int, dict[str, tf.Tensor]] = {}
         self.weight_gradients: dict[int, dict[str, list[Any]]] = {}
         self._overlaps_of: dict[int, list[list[tuple[int, Region]]]] = {}
@@ -113,16 +95,16 @@ class StepTracer:
         with on(device), tf.name_scope(name.scope):
             yield
 
-    def _feed(self, number: int, pieces: Sequence[tf.Tensor]) -> list[_PartTrace]:
+    def _feed(self, number: int, pieces: Sequence[tf.Tensor]) -> list[PartTrace]:
         traces = []
         for piece, device in zip(pieces, self.devices(number), strict=True):
             with tf.name_scope(FEED):
                 # Says where it is.
                 piece = move(piece, device, device)
-            traces.append(_PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
+            traces.append(PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
         return traces
 
-    def _forward(self, number: int) -> list[_PartTrace]:
+    def _forward(self, number: int) -> list[PartTrace]:
         operator = self.graph.operators[number]
         rule = registry.find(operator.kind)
         devices = self.devices(number)
@@ -132,7 +114,7 @@ class StepTracer:
             with self._task(TaskKind.FORWARD, number, part.index, device):
                 weights = [self._read(w, device) for w in operator.weights]
             tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-            trace = _PartTrace(tape, inputs, weights, [], [], ())
+            trace = PartTrace(tape, inputs, weights, [], [], ())
             traces.append(trace)
             calls.append(
                 PartCall(
@@ -151,7 +133,7 @@ class StepTracer:
             for part, (trace, call, device) in enumerate(zip(traces, calls, devices, strict=True)):
                 with self._task(TaskKind.FORWARD, number, part, device):
                     with trace.tape:
-                        self._watch(trace)
+                        trace.watch()
                         trace.contributions.append(rule.contribute(call, stage))
                     self._keep(trace, call, stage)
             contributions = [trace.contributions[stage] for trace in traces]
@@ -166,7 +148,7 @@ class StepTracer:
                 trace.combined.append(value)
         for part, (trace, call, device) in enumerate(zip(traces, calls, devices, strict=True)):
             with self._task(TaskKind.FORWARD, number, part, device), trace.tape:
-                self._watch(trace)
+                trace.watch()
                 result = rule.compute(call)
             trace.outputs = result.outputs
             trace.report = result.report
@@ -174,7 +156,7 @@ class StepTracer:
                 self.updates.setdefault(operator.weights[position], {})[device] = value
         return traces
 
-    def _keep(self, trace: _PartTrace, call: PartCall, stage: int) -> None:
+    def _keep(self, trace: PartTrace, call: PartCall, stage: int) -> None:
         """Replaces what a stage made and put into memory by copies that the tape starts from."""
         copies = {id(copy): copy for _, _, copy in trace.kept}
 
@@ -202,12 +184,6 @@ class StepTracer:
         pieces = [(region, collectives.on_host(*one)) for region, one in made.items()]
         with on(here()):
             return assemble(pieces)
-
-    def _watch(self, trace: _PartTrace) -> None:
-        kept = [copy for _, _, copy in trace.kept]
-        for tensor in (*trace.inputs, *trace.weights, *trace.combined, *kept):
-            if tensor is not None and tensor.dtype.is_floating:
-                trace.tape.watch(tensor)
 
     def _read(self, weight: int, device: str) -> tf.Tensor:
         return self.store[self.captured.variables[weight]].on(device).value.read_value()
@@ -294,32 +270,29 @@ class StepTracer:
         devices = self.devices(number)
         traces = self.traces[number]
         block = self.lowering.operator(number, self.configs[number].degrees)
-        gradients: list[list[Any]] = []
+        # For each part and source what is to be added up: at once, as adding one after the other
+        # would go over the gradient of a weight again at every stage.
+        gradients: list[list[list[Any]]] = []
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
             with self._task(TaskKind.BACKWARD, number, part, device):
                 arrived = self._arrived(number, part, trace)
-                sources = self._sources(trace)
+                sources = trace.sources()
                 made = [tensor for tensor in trace.outputs if tensor is not None]
-                gradients.append(trace.tape.gradient(made, sources, output_gradients=arrived))
+                found = trace.tape.gradient(made, sources, output_gradients=arrived)
+                gradients.append([[] if gradient is None else [gradient] for gradient in found])
         for stage in reversed(range(len(traces[0].combined))):
             self._combine_gradients(number, stage, gradients, block)
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
-            of_inputs = gradients[part][: len(trace.inputs)]
-            of_weights = gradients[part][len(trace.inputs) :]
+            with self._task(TaskKind.BACKWARD, number, part, device):
+                of_inputs = [add_up(some) for some in gradients[part][: len(trace.inputs)]]
+                of_weights = [add_up(some) for some in gradients[part][len(trace.inputs) :]]
             for weight, gradient in zip(operator.weights, of_weights, strict=False):
                 if gradient is not None and self.graph.weights[weight].trainable:
                     by_device = self.weight_gradients.setdefault(weight, {})
                     by_device.setdefault(device, []).append(gradient)
             self._send_back(number, part, of_inputs, device)
 
-    def _sources(self, trace: _PartTrace) -> list[tf.Tensor]:
-        """What a part differentiates for; a read of nothing is given a constant instead."""
-        empty = tf.constant(0.0)
-        inputs = [empty if tensor is None else tensor for tensor in trace.inputs]
-        kept = [copy for _, _, copy in trace.kept]
-        return [*inputs, *trace.weights, *trace.combined, *kept]
-
-    def _arrived(self, number: int, part: int, trace: _PartTrace) -> list[tf.Tensor]:
+    def _arrived(self, number: int, part: int, trace: PartTrace) -> list[tf.Tensor]:
         """Sums of the gradients that arrived for outputs; a loss starts from its weight."""
         if self.graph.operators[number].kind in LOSS_KINDS:
             dtype = trace.outputs[0].dtype
@@ -348,7 +321,7 @@ class StepTracer:
             of_combined = []
             for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
                 with self._task(TaskKind.BACKWARD, number, part, device):
-                    gradient = gradients[part][position + stage]
+                    gradient = add_up(gradients[part][position + stage])
                     of_combined.append(
                         tf.zeros_like(trace.combined[stage]) if gradient is None else gradient
                     )
@@ -358,20 +331,23 @@ class StepTracer:
         for part, (trace, device) in enumerate(zip(traces, devices, strict=True)):
             of_kept = gradients[part][position + len(trace.combined) :]
             targets = [(trace.contributions[stage], reduced[part])] if reduced else []
-            targets += [
-                (made, gradient)
-                for (at, made, _), gradient in zip(trace.kept, of_kept, strict=True)
-                if at == stage and gradient is not None
-            ]
+            with self._task(TaskKind.BACKWARD, number, part, device):
+                targets += [
+                    (made, add_up(some))
+                    for (at, made, _), some in zip(trace.kept, of_kept, strict=True)
+                    if at == stage and some
+                ]
             if not targets:
                 continue
             with self._task(TaskKind.BACKWARD, number, part, device):
                 more = trace.tape.gradient(
                     [made for made, _ in targets],
-                    self._sources(trace),
+                    trace.sources(),
                     output_gradients=[gradient for _, gradient in targets],
                 )
-                gradients[part] = [_add(a, b) for a, b in zip(gradients[part], more, strict=True)]
+                for some, gradient in zip(gradients[part], more, strict=True):
+                    if gradient is not None:
+                        some.append(gradient)
 
     def _send_back(self, number: int, part: int, gradients: Sequence[Any], device: str) -> None:
         name = TaskName(TaskKind.GRADIENT_TRANSFER, self.graph.operators[number].name, part)
@@ -393,12 +369,6 @@ class StepTracer:
                 outputs = self.graph.operators[source].output_specs
                 slots = self._arriving.setdefault((source, producer), [[] for _ in outputs])
                 slots[edge.producer.output].append((region, piece))
-
-
-def _add(a: Any, b: Any) -> Any:
-    if a is None or b is None:
-        return b if a is None else a
-    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
 
 
 def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

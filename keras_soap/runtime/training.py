@@ -18,7 +18,7 @@ from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import here, is_here, move, on, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
-from keras_soap.runtime.pieces import ranges
+from keras_soap.runtime.pieces import add_up, ranges
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 from keras_soap.runtime.step import StepTracer
 from keras_soap.strategy.parallel_config import ParallelConfig
@@ -66,12 +66,9 @@ class TrainingRun:
             for number in range(len(graph.operators)):
                 self._shard_weights(number)
             self.penalties = WeightPenalties(self.model.trainable_variables, self.store)
+            model, names = self.model, self.device_names
             self.optimizer = ShardedOptimizer(
-                self.model.optimizer,
-                self.model.trainable_variables,
-                self.store,
-                self._everywhere,
-                self.device_names,
+                model.optimizer, model.trainable_variables, self.store, self._everywhere, names
             )
         except BaseException:
             self.store.release()
@@ -260,9 +257,8 @@ class TrainingRun:
             batch_size = step.model.graph.batch_size
             for numbers in step.losses:
                 term = step.term(numbers[0])
-                report, ours = collectives.everywhere(
-                    _summed_report(numbers, tracer, device), device
-                )
+                summed = _summed_report(numbers, tracer, device)
+                report, ours = collectives.everywhere(summed, device)
                 with on(ours):
                     loss = report[0]
                     _add_states(report[1:], term.metric_variables)
@@ -270,9 +266,8 @@ class TrainingRun:
                         term.tracker.update_state(loss, sample_weight=batch_size)
                     total.append(loss * term.weight)
             for numbers in step.metrics:
-                report, ours = collectives.everywhere(
-                    _summed_report(numbers, tracer, device), device
-                )
+                summed = _summed_report(numbers, tracer, device)
+                report, ours = collectives.everywhere(summed, device)
                 with on(ours):
                     term = step.term(numbers[0])
                     update = _set_states if term.replaces_states else _add_states
@@ -289,10 +284,9 @@ class TrainingRun:
 
     def _reduced_gradients(self, tracer: StepTracer) -> dict[int, dict[str, Any]]:
         result: dict[int, dict[str, Any]] = {}
-        graph = tracer.graph
         for weight, by_device in sorted(tracer.weight_gradients.items()):
-            operator = next(operator for operator in graph.operators if weight in operator.weights)
-            with tf.name_scope(TaskName(TaskKind.ALL_REDUCE, operator.name).scope):
+            owner = next(o.name for o in tracer.graph.operators if weight in o.weights)
+            with tf.name_scope(TaskName(TaskKind.ALL_REDUCE, owner).scope):
                 variable = self.step.model.variables[weight]
                 sharded = self.store[variable]
                 local = {}
@@ -354,11 +348,9 @@ def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _sum(gradients: list[Any]) -> Any:
-    if len(gradients) == 1:
-        return gradients[0]
     if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         return collectives.join_slices(gradients)
-    return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
+    return add_up(gradients)
 
 
 def _summed_report(numbers: Sequence[int], tracer: StepTracer, device: str) -> tf.Tensor:

@@ -1,14 +1,12 @@
 """Functions on one device while others compute."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_soap.costs import running
-from keras_soap.costs.timing import Precision
 
 
 def test_copies_run_one_after_the_other_and_all_that_they_make_is_there():
@@ -62,17 +60,3 @@ def test_the_load_neither_overflows_nor_vanishes():
     product, large = running._load("CPU:0")()
     assert float(product[0, 0]) == 1
     assert float(large[0]) == 1
-
-
-def test_time_of_a_thread_stands_still_while_it_waits():
-    waits = running.Runner(lambda: time.sleep(0.05), in_this_thread=True)
-    idle = running.Runner(lambda: None, in_this_thread=True)
-    few = Precision(min_runs=3, max_runs=3)
-    waited_ns = running.time_runners([idle, waits], few).beyond_previous_ns[0]
-    others = [running.Runner(r.call, in_this_thread=False) for r in (idle, waits)]
-    assert running.time_runners(others, few).beyond_previous_ns[0] >= 50_000_000 > waited_ns
-
-
-def test_the_thread_that_calls_does_the_work_on_cpus_with_one_thread_each():
-    made = running.runner(lambda flat: [flat[0] * 2], running.on_device([4.0], "CPU:0"), "CPU:0")
-    assert made.in_this_thread

@@ -37,14 +37,16 @@ def test_every_task_that_computes_or_moves_is_seen_to_run(tmp_path):
     kinds = {name.kind for name, row in rows.items() if name and row.measured_ns}
     assert {TaskKind.FORWARD, TaskKind.BACKWARD, TaskKind.UPDATE, TaskKind.REPORT} <= kinds
     assert {TaskKind.TRANSFER, TaskKind.GRADIENT_TRANSFER, TaskKind.ALL_REDUCE} <= kinds
-    # The next batch is fed meanwhile, moving averages are stored, and no more.
+    # The next batch is fed meanwhile, moving averages are stored, devices meet at the end.
     stray = {
-        operation.name.split("/")[0].split(":")[0]
+        operation.name.split("/")[0]
         for span in soap.ran.spans()
         if not span.scope
         for operation in span.operations
     }
-    assert all(name.startswith(("feed", "update_state", "pieces")) for name in stray), stray
+    operators = {operator.name for operator in soap.costs.lowering.graph.operators}
+    assert "feed" in stray
+    assert not stray & (operators | {"gradient_tape", "adam"})
 
 
 def test_the_file_has_the_simulated_and_the_real_step(tmp_path):
