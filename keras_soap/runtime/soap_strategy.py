@@ -11,6 +11,7 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.functions import flat_inputs
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import capture
+from keras_soap.capture.optimizer_slots import num_slots
 from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
@@ -273,7 +274,7 @@ class SoapStrategy(keras.callbacks.Callback):
             machine = ours.share("topology", lambda: cluster_topology.to_text(self.topology))
             if self._costs is None:
                 self._topology = cluster_topology.from_text(machine)
-                self._costs = Costs(lowering, self.topology, Roofline())
+                self._costs = Costs(lowering, self.topology, Roofline(), num_slots(self.model))
                 self.strategy = agreement.from_text(text, lowering, self.topology)
             strategy = self.strategy
         return TrainingRun(
@@ -282,7 +283,7 @@ class SoapStrategy(keras.callbacks.Callback):
 
     def _plan_for(self, step: CapturedStep, lowering: Lowering) -> Strategy:
         profile = self._profile_for(step, lowering)
-        self._costs = Costs(lowering, self.topology, profile)
+        self._costs = Costs(lowering, self.topology, profile, num_slots(self.model))
         return self._find_strategy()
 
     def _settings(self) -> dict[str, Any]:
@@ -345,6 +346,7 @@ class SoapStrategy(keras.callbacks.Callback):
             seed=self._seed,
             dims=self._dims,
             method=self._method,
+            num_slots=self.costs.num_slots,
             progress=self._verbose > 0,
         )
         self.strategy = self.result.strategy
