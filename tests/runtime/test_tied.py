@@ -82,9 +82,7 @@ MODELS = {
     "transposed": Language,
     "projected": projected,
 }
-KNOWN |= {
-    f"tied, {name}": Subject(build, lambda: COMPILE, data) for name, build in MODELS.items()
-}
+KNOWN |= {f"tied, {name}": Subject(build, lambda: COMPILE, data) for name, build in MODELS.items()}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
