@@ -18,7 +18,7 @@ from keras_soap.search.run import search
 from keras_soap.strategy import proto_io
 from keras_soap.strategy.baselines import BASELINES
 from keras_soap.strategy.strategy import Strategy
-from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.tasks.lowering import NUM_SLOTS, Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
 from keras_soap.topology.resolve import resolve
 
@@ -54,7 +54,8 @@ def find_strategy(
         ```
 
     Args:
-        model: A built Keras model, or an operator graph.
+        model: A built Keras model, or an operator graph. Memory is counted with what the
+            optimizer that it is compiled with keeps beside each weight; else with two moments.
         topology: `"local"`, a preset such as `"p100:8"`, the path of a topology file, or a
             `DeviceTopology`.
         batch_size: Samples in one step, over all devices; an operator graph has its own.
@@ -81,6 +82,7 @@ def find_strategy(
         method=method,
         initial=[_strategy(costs, start) for start in initial],
         training=training,
+        num_slots=costs.num_slots,
         progress=progress,
     )
     evaluations = {"soap": result.evaluation, **result.baselines}
@@ -132,6 +134,7 @@ def _costs(
     profile: CostProfile | None,
     time_chunk: int | None = None,
 ) -> Costs:
+    slots = NUM_SLOTS
     if isinstance(model, OperatorGraph):
         graph = model
         if batch_size not in (None, graph.batch_size):
@@ -145,12 +148,15 @@ def _costs(
                 "operator graph. Leave it out, and make the graph in blocks."
             )
     else:
+        from keras_soap.capture.optimizer_slots import num_slots
         from keras_soap.capture.planning import capture_for_planning
 
         if batch_size is None:
             raise StrategyError("Planning needs a batch size. Give batch_size=, such as 64.")
+        if model.compiled:
+            slots = num_slots(model)
         graph = capture_for_planning(model, batch_size, training, time_chunk)
-    return Costs(Lowering(graph), resolve(topology), profile or Roofline())
+    return Costs(Lowering(graph), resolve(topology), profile or Roofline(), slots)
 
 
 def _strategy(costs: Costs, strategy: Strategy | str | os.PathLike[str]) -> Strategy:

@@ -7,8 +7,9 @@ when a functional model is made. This is taken for what the layer does only if
 2. all of its weights belong to layers that it calls, or are operands of its operations: a weight
    that was turned into a tensor is a constant to the trace;
 3. the layers that it calls are handed the masks that they read;
-4. a trial gives the same outputs and states, in inference and in training: a branch on `training`
-   would show.
+4. a trial gives the same outputs and states, in inference and in training, with weights of other
+   values than in the trace: a branch on `training` would show, and a weight that another operation
+   is called on first.
 
 Otherwise the layer stays closed, and `TracingError` says why.
 """
@@ -79,7 +80,7 @@ def _try(call: Call, function: Function, batch_size: int) -> None:
     if not computes_the_same(call, function, autocast_of(call.operation)):
         raise TracingError(
             "a trial gives other outputs or states than its operations, as when call() does "
-            "something else in training"
+            "something else in training, or computes with weights alone (ops.transpose(weight))"
         )
 
 

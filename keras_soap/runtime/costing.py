@@ -50,6 +50,7 @@ def measured_costs(
     topology: DeviceTopology,
     optimizer: keras.optimizers.Optimizer,
     *,
+    num_slots: int,
     is_local: bool,
     dims: str | None,
     progress: bool,
@@ -61,6 +62,7 @@ def measured_costs(
         lowering: Of its graph.
         topology: To plan for.
         optimizer: Which updates its weights.
+        num_slots: Variables that it keeps beside each weight.
         is_local: Whether the topology describes this machine, or all clients, and is not a file's.
         dims: Letters of the kinds of splits that a search may use; None if nothing is searched for.
         progress: Whether to show a progress bar.
@@ -76,7 +78,7 @@ def measured_costs(
     profile = MeasuredProfile(captured, here, optimizer)
     if dims is not None:
         measure_all(profile, lowering, topology, dims, progress)
-    return Costs(lowering, topology, profile)
+    return Costs(lowering, topology, profile, num_slots)
 
 
 def profile_for(asked: Asked, lowering: Lowering, topology: DeviceTopology) -> CostProfile:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_soap.capture.optimizer_slots import inner, slots_of
 from keras_soap.errors import ExecutionError
 from keras_soap.runtime import clipping, collectives
 from keras_soap.runtime.exchange import is_here, move, on
@@ -53,13 +54,6 @@ def check_optimizer(optimizer: Any, store: ShardStore, weights: Sequence[keras.V
             )
 
 
-def inner(optimizer: Any) -> Any:
-    """The optimizer that updates weights: the one in a `LossScaleOptimizer`, or itself."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer.inner_optimizer
-    return optimizer
-
-
 class ShardedOptimizer:
     """The user's optimizer over sharded weights.
 
@@ -84,7 +78,12 @@ class ShardedOptimizer:
         self.device_names = device_names
         self.weights = [weight for weight in weights if weight in store]
         check_optimizer(optimizer, store, self.weights)
-        slots = _slots(optimizer, weights)
+        slots = slots_of(optimizer, weights)
+        if len(slots) != len(optimizer.variables):
+            raise ExecutionError(
+                f"Optimizer {type(optimizer).__name__} holds {len(optimizer.variables)} variables, "
+                f"a clone of it {len(slots)}. Compile the model anew with a fresh optimizer."
+            )
         numbers = {id(weight): number for number, weight in enumerate(weights)}
         self.devices: list[str] = []
         by_slot: dict[tuple[int, int], ShardedVariable] = {}
@@ -209,39 +208,6 @@ class ShardedOptimizer:
                 sum_ = gradient + clone._accumulated_gradients[index].value.read_value()
                 gradient = sum_ / clone.gradient_accumulation_steps
         return gradient
-
-
-def _slots(
-    optimizer: keras.optimizers.Optimizer, weights: Sequence[keras.Variable]
-) -> list[tuple[int, int] | None]:
-    """For each variable of the optimizer (number of its weight, order among its slots), or None.
-
-    Found out by building a clone that notes what it asks for.
-    """
-    probe = type(optimizer).from_config(optimizer.get_config())
-    updating = inner(probe)
-    made: dict[int, tuple[int, int]] = {}
-    numbers = {id(weight): number for number, weight in enumerate(weights)}
-    counts = [0] * len(weights)
-
-    # Keras's optimizers call it with these keywords.
-    def note(
-        reference_variable: Any, name: Any = None, initializer: Any = "zeros"
-    ) -> keras.Variable:
-        variable = updating.add_variable(shape=(), dtype=reference_variable.dtype, name=name)
-        number = numbers[id(reference_variable)]
-        made[id(variable)] = (number, counts[number])
-        counts[number] += 1
-        return variable
-
-    updating.add_variable_from_reference = note
-    probe.build(list(weights))
-    if len(probe.variables) != len(optimizer.variables):
-        raise ExecutionError(
-            f"Optimizer {type(optimizer).__name__} holds {len(optimizer.variables)} variables, a "
-            f"clone of it {len(probe.variables)}. Compile the model anew with a fresh optimizer."
-        )
-    return [made.get(id(variable)) for variable in probe.variables]
 
 
 def _clone(

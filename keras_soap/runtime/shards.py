@@ -2,7 +2,9 @@
 
 The user's `keras.Variable`s stay what they are: reading one gathers it from its shards if a step
 has changed them since; writing one sends it to its shards before the next step. So callbacks may
-read, save or set weights at any time, and nobody pays for it who does not.
+read, save or set weights at any time, and nobody pays for it who does not. In between, a user's
+variable holds no value: else its device would hold the whole of it beside its shard. Only where
+gathering takes other clients it does, as they may be lost.
 """
 
 import re
@@ -21,6 +23,9 @@ from keras_soap.runtime import between_clients
 from keras_soap.runtime.exchange import is_here, placeholder
 from keras_soap.runtime.layouts import of_shards_here
 from keras_soap.runtime.pieces import Region, assemble, cut
+
+_NEVER = -1
+"""The version of a user's variable that holds no value."""
 
 
 class ShardedVariable:
@@ -86,6 +91,7 @@ class ShardedVariable:
             self.store.gather_spread([self])
         else:
             self.version = self.store.version
+            self.store.gathered.append(self)
             pieces = {
                 region: self._on_device[device].value.read_value()
                 for device, region in reversed(list(zip(self.devices, self.regions, strict=True)))
@@ -93,7 +99,20 @@ class ShardedVariable:
             }
             with tf.device(self.original.device):
                 value = assemble([(region, tf.identity(p)) for region, p in pieces.items()])
-                self.original.assign(tf.reshape(value, self.original.shape))
+                value = tf.reshape(value, self.original.shape)
+            # Unlike `assign`, it does not mind that there is nothing now.
+            tf.raw_ops.AssignVariableOp(resource=self.original.handle, value=value)
+
+    def let_go(self) -> None:
+        """Frees the memory of the user's variable, if it is no scalar; reading it gathers it."""
+        assert self.store is not None
+        is_asked_for = self.is_written or id(self) in self.store.kept_gathered
+        if self.is_spread or is_asked_for or not self.original.shape.rank:
+            return
+        self.version = _NEVER
+        with tf.device(self.original.device):
+            nothing = tf.zeros([0], self.original.dtype)
+        tf.raw_ops.AssignVariableOp(resource=self.original.handle, value=nothing)
 
     @property
     def is_stale(self) -> bool:
@@ -199,6 +218,8 @@ class ShardStore:
         self.written = False
         self.version = 0
         self.kept_gathered: dict[int, ShardedVariable] = {}
+        self.gathered: list[ShardedVariable] = []
+        """Of which the user's variables hold values, until the next step."""
         self._gather_functions: dict[tuple[int, ...], Callable[[], list[tf.Tensor]]] = {}
         self._by_variable: dict[int, ShardedVariable] = {}
 
@@ -208,6 +229,7 @@ class ShardStore:
         self.sharded.append(sharded)
         self._by_variable[id(sharded.variable)] = sharded
         sharded.variable._value = GatheredVariable(sharded)
+        sharded.let_go()
         return sharded
 
     def acquire(self) -> None:
@@ -216,6 +238,7 @@ class ShardStore:
             if not isinstance(sharded.variable._value, GatheredVariable):
                 sharded.scatter()
                 sharded.variable._value = GatheredVariable(sharded)
+                sharded.let_go()
 
     def __getitem__(self, variable: keras.Variable) -> ShardedVariable:
         return self._by_variable[id(variable)]
@@ -230,6 +253,10 @@ class ShardStore:
             for sharded in self.sharded:
                 if sharded.is_written:
                     sharded.scatter()
+                    self.gathered.append(sharded)
+        for sharded in self.gathered:
+            sharded.let_go()
+        self.gathered.clear()
 
     def after_step(self) -> None:
         """Notes that the shards are newer than what the user sees."""
@@ -260,10 +287,16 @@ class ShardStore:
             sharded.original.assign(tf.reshape(value, sharded.original.shape))
 
     def release(self, gather: bool = True) -> None:
-        """Gives the user's variables back, mostly up to date."""
+        """Gives the user's variables back, up to date but for what other clients may have to give.
+
+        Args:
+            gather: Whether to ask those.
+        """
         if gather:
             self.gather()
         for sharded in self.sharded:
+            if not sharded.is_spread:
+                sharded.gather()
             sharded.variable._value = sharded.original
 
 

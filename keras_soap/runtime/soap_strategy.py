@@ -11,6 +11,7 @@ from tensorflow.experimental import dtensor
 from keras_soap.capture.functions import flat_inputs
 from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import capture
+from keras_soap.capture.optimizer_slots import num_slots
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ClusterError, ExecutionError, StrategyError
 from keras_soap.objective import Objective
@@ -286,7 +287,7 @@ class SoapStrategy(keras.callbacks.Callback):
             machine = ours.share("topology", lambda: cluster_topology.to_text(self.topology))
             if self._costs is None:
                 self._topology = cluster_topology.from_text(machine)
-                self._costs = Costs(lowering, self.topology, Roofline())
+                self._costs = Costs(lowering, self.topology, Roofline(), num_slots(self.model))
                 self.strategy = agreement.from_text(text, lowering, self.topology)
             strategy = self.strategy
         return TrainingRun(
@@ -300,6 +301,7 @@ class SoapStrategy(keras.callbacks.Callback):
                 lowering,
                 self.topology,
                 self.model.optimizer,
+                num_slots=num_slots(self.model),
                 is_local=self._is_local,
                 dims=self._dims if self._searches else None,
                 progress=self._verbose > 0,
@@ -307,7 +309,7 @@ class SoapStrategy(keras.callbacks.Callback):
             self._topology = self._costs.topology
         else:
             profile = costing.profile_for(self._asked_profile, lowering, self.topology)
-            self._costs = Costs(lowering, self.topology, profile)
+            self._costs = Costs(lowering, self.topology, profile, num_slots(self.model))
         return self._find_strategy()
 
     def _settings(self) -> dict[str, Any]:
@@ -348,6 +350,7 @@ class SoapStrategy(keras.callbacks.Callback):
             seed=self._seed,
             dims=self._dims,
             method=self._method,
+            num_slots=self.costs.num_slots,
             progress=self._verbose > 0,
         )
         self.strategy = self.result.strategy

@@ -120,6 +120,7 @@ def _identity(problem: Problem, method: str, seed: int) -> dict[str, Any]:
         "num_devices": problem.topology.num_devices,
         "dims": problem.dims,
         "training": problem.training,
+        "num_slots": problem.num_slots,
         "seed": seed,
     }
 

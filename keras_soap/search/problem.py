@@ -15,7 +15,7 @@ from keras_soap.search.result import Progress
 from keras_soap.strategy.baselines import BASELINES, data_parallel
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy, check_strategy
-from keras_soap.tasks.lowering import Costs, Lowering
+from keras_soap.tasks.lowering import NUM_SLOTS, Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
 
 MOST_PAIRS = 2**21
@@ -54,6 +54,7 @@ class Problem:
         dims: Letters of the kinds of parallelism to use.
         training: Whether a step is one of training.
         initial: Strategies to start from, beside the baselines.
+        num_slots: As in `Costs`.
     """
 
     graph: OperatorGraph
@@ -62,6 +63,7 @@ class Problem:
     dims: str = "SOAP"
     training: bool = True
     initial: tuple[Strategy, ...] = ()
+    num_slots: int = NUM_SLOTS
 
     def __post_init__(self) -> None:
         for strategy in self.initial:
@@ -80,7 +82,7 @@ class Problem:
 
     @functools.cached_property
     def costs(self) -> Costs:
-        return Costs(self.lowering, self.topology, self.profile)
+        return Costs(self.lowering, self.topology, self.profile, self.num_slots)
 
     @functools.cached_property
     def objective(self) -> Objective:

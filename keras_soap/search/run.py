@@ -17,6 +17,7 @@ from keras_soap.search.result import Progress, SearchResult
 from keras_soap.search.scalars import ScalarWriter
 from keras_soap.strategy.baselines import BASELINES
 from keras_soap.strategy.strategy import Strategy
+from keras_soap.tasks.lowering import NUM_SLOTS
 from keras_soap.topology.device_topology import DeviceTopology
 
 METHODS = ("mcmc", "exhaustive", "optcnn", "reinforce", *BASELINES)
@@ -34,6 +35,7 @@ def search(
     method: str = "mcmc",
     initial: Sequence[Strategy] = (),
     training: bool = True,
+    num_slots: int = NUM_SLOTS,
     progress: bool = True,
     num_cores: int | None = None,
     checkpoint: str | Path | None = None,
@@ -55,6 +57,7 @@ def search(
         method: Name of the search, of `METHODS`.
         initial: Strategies to start from, beside the baselines.
         training: Whether a step is one of training, or of inference.
+        num_slots: Variables that the optimizer keeps beside each weight.
         progress: Whether to show a progress bar on stderr.
         num_cores: Processes that may compute at once; by default all cores.
         checkpoint: File to save the state in, and to resume from if it is there.
@@ -65,7 +68,9 @@ def search(
         SearchError: If an argument makes no sense, or no strategy fits into the devices' memory.
     """
     run = find(method)
-    problem = Problem(graph, topology, profile or Roofline(), dims, training, tuple(initial))
+    problem = Problem(
+        graph, topology, profile or Roofline(), dims, training, tuple(initial), num_slots
+    )
     # The kernel may have to be compiled first, which is not searching.
     _ = problem.starts
     problem.objective.prepare(problem.space)

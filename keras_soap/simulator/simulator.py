@@ -64,7 +64,6 @@ from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import build
 from keras_soap.tasks.lowering import Costs
-from keras_soap.tasks.memory import NUM_SLOTS
 from keras_soap.tasks.task_graph import TaskGraph
 
 _FIRST_AT_ONCE = 16
@@ -132,13 +131,12 @@ class Walked:
 class Simulator:
     """A strategy with its timeline, and how a change would change it."""
 
-    def __init__(self, costs: Costs, training: bool = True, num_slots: int = NUM_SLOTS):
+    def __init__(self, costs: Costs, training: bool = True):
         """Holds no strategy yet.
 
         Args:
             costs: Of the operators on the topology.
             training: Whether a step is one of training.
-            num_slots: Variables that the optimizer keeps for each weight.
         """
         if not (is_compiled(kernel.propose) and is_compiled(walk)):
             logging.warning("Compiling the simulator's kernel. Once; it takes about a minute.")
@@ -147,7 +145,7 @@ class Simulator:
         self.strategy: Strategy | None = None
         self._machine, links = make_machine(costs)
         self._model = make_model(costs, training)
-        self._maker = TableMaker(costs, training, num_slots)
+        self._maker = TableMaker(costs, training)
         self._state = empty_state(self._machine, self._model, links)
         self._pending: Strategy | None = None
         self._numbers: tuple[np.ndarray, np.ndarray]

@@ -61,11 +61,10 @@ class TableMaker:
         tables: As they are now. Replaced when something is added.
     """
 
-    def __init__(self, costs: Costs, training: bool, num_slots: int):
-        """Takes what answers for operators; `num_slots` is the optimizer's."""
+    def __init__(self, costs: Costs, training: bool):
+        """Takes what answers for operators."""
         self._costs = costs
         self._training = training
-        self._num_slots = num_slots
         self._devices = {
             of: costs.topology.devices[device]
             for device, of in reversed(list(enumerate(costs.device_class)))
@@ -185,7 +184,8 @@ class TableMaker:
 
     def _rows(self, operator: Operator, outputs, weights, total: int) -> np.ndarray:
         rows = np.zeros((total, self._row.array.shape[1]), np.int64)
-        rows[:, ROW_WEIGHTS] = weight_bytes(operator, weights, self._training, self._num_slots)
+        slots = self._costs.num_slots
+        rows[:, ROW_WEIGHTS] = weight_bytes(operator, weights, self._training, slots)
         rows[:, ROW_OUTPUTS] = output_bytes(operator, outputs)
         trained = np.zeros(total, np.int64)
         for spec, regions in zip(operator.weight_specs, weights, strict=True):

@@ -19,6 +19,9 @@ from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks import overlap
 from keras_soap.topology.device_topology import Device, DeviceTopology
 
+NUM_SLOTS = 2
+"""Variables of an optimizer beside each weight, where it is not known: as Adam has."""
+
 
 @dataclass(frozen=True)
 class WeightBlock:
@@ -206,12 +209,27 @@ class Lowering:
 
 
 class Costs:
-    """Times of the parts of one operator graph on one topology, each asked for once."""
+    """Times of the parts of one operator graph on one topology, each asked for once.
 
-    def __init__(self, lowering: Lowering, topology: DeviceTopology, profile: CostProfile):
+    Args:
+        lowering: Of the operator graph.
+        topology: The machine.
+        profile: Times of parts.
+        num_slots: Variables that the optimizer keeps beside each weight, of its size: what
+            training needs memory for.
+    """
+
+    def __init__(
+        self,
+        lowering: Lowering,
+        topology: DeviceTopology,
+        profile: CostProfile,
+        num_slots: int = NUM_SLOTS,
+    ):
         self.lowering = lowering
         self.topology = topology
         self.profile = profile
+        self.num_slots = num_slots
         classes: dict[Device, int] = {}
         self.device_class: tuple[int, ...] = tuple(
             classes.setdefault(

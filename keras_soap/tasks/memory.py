@@ -20,12 +20,9 @@ from keras_soap.operators import registry
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs
 
-NUM_SLOTS = 2
-"""Slots of Adam; SGD with momentum has one."""
-
 
 def weight_bytes(
-    operator: Operator, regions: Sequence[Regions], training: bool, num_slots: int = NUM_SLOTS
+    operator: Operator, regions: Sequence[Regions], training: bool, num_slots: int
 ) -> np.ndarray | int:
     """int64 (parts,): bytes of weights, gradients and slots.
 
@@ -50,9 +47,7 @@ def output_bytes(operator: Operator, regions: Sequence[Regions]) -> np.ndarray |
     )
 
 
-def peak_memory_bytes(
-    costs: Costs, strategy: Strategy, training: bool = True, num_slots: int = NUM_SLOTS
-) -> np.ndarray:
+def peak_memory_bytes(costs: Costs, strategy: Strategy, training: bool = True) -> np.ndarray:
     """int64 (devices,): bytes that each device holds at its peak."""
     graph, lowering = costs.lowering.graph, costs.lowering
     memory = np.zeros(costs.topology.num_devices, np.int64)
@@ -63,7 +58,7 @@ def peak_memory_bytes(
         memory[devices] += output_bytes(operator, block.outputs)
         if graph.sharers[number][0] == number:
             held = [weight.regions for weight in block.weights]
-            memory[devices] += weight_bytes(operator, held, training, num_slots)
+            memory[devices] += weight_bytes(operator, held, training, costs.num_slots)
         for edge in graph.in_edges[number]:
             producer = strategy.configs[edge.producer.operator]
             found = lowering.edge(edge, producer.degrees, config.degrees)

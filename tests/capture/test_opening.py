@@ -375,3 +375,25 @@ def test_masks_are_handed_on_into_opened_layers(after, reader):
     graph = capture(masked(after), 4).graph
     read = graph.operators[graph.index(reader)].inputs
     assert "not_equal" in [graph.operators[ref.operator].name for ref in read]
+
+
+class Transposing(layers.Layer):
+    """Reads a weight of a layer in it once more, turned around by an operation of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return keras.ops.matmul(self.dense(x), keras.ops.transpose(self.dense.kernel))
+
+
+def test_a_weight_that_a_trace_takes_for_a_constant_keeps_a_layer_closed():
+    x = keras.Input((4,))
+    model = keras.Model(x, Transposing(name="turned")(x))
+    (operator,) = [op for op in capture(model, 8).graph.operators if op.name.startswith("turned")]
+    assert operator.kind == "samplewise"
+    assert len(operator.weights) == 2

@@ -153,8 +153,9 @@ def test_steps_with_infinite_gradients_are_skipped_everywhere(strategy):
     assert float(model.optimizer.dynamic_scale) == 2.0**112
 
 
-@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
-def test_mixed_float16_scales_the_loss_by_itself(strategy):
+def mixed(policy: str, strategy: str):
+    """Trains under a dtype policy with and without a strategy; gives models and histories."""
+
     def build():
         keras.utils.set_random_seed(1)
         model = keras.Sequential(
@@ -169,10 +170,9 @@ def test_mixed_float16_scales_the_loss_by_itself(strategy):
         return model
 
     x, y, _ = SUBJECTS["vectors"].samples()
-    keras.config.set_dtype_policy("mixed_float16")
+    keras.config.set_dtype_policy(policy)
     try:
         plain, ours = build(), build()
-        assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer)
         fit = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
         expected = plain.fit(x, y, **fit)
         soap = SoapStrategy(method="data_parallel", verbose=0)
@@ -183,12 +183,29 @@ def test_mixed_float16_scales_the_loss_by_itself(strategy):
         actual = ours.fit(x, y, callbacks=[soap], **fit)
     finally:
         keras.config.set_dtype_policy("float32")
-    # To the digits that float16 has.
-    np.testing.assert_allclose(actual.history["loss"], expected.history["loss"], rtol=2e-3)
-    assert float(ours.optimizer.dynamic_scale) == float(plain.optimizer.dynamic_scale)
     assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations) > 0
+    return plain, ours, expected.history["loss"], actual.history["loss"]
+
+
+@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+def test_mixed_float16_scales_the_loss_by_itself(strategy):
+    plain, ours, expected, actual = mixed("mixed_float16", strategy)
+    assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert float(ours.optimizer.dynamic_scale) == float(plain.optimizer.dynamic_scale)
+    # To the digits that float16 has.
+    np.testing.assert_allclose(actual, expected, rtol=2e-3)
     for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+@pytest.mark.parametrize("strategy", ["S", "S and P"])
+def test_mixed_bfloat16_keeps_weights_in_float32(strategy):
+    plain, ours, expected, actual = mixed("mixed_bfloat16", strategy)
+    assert {w.dtype for w in ours.weights} == {"float32"}
+    # To the digits that bfloat16 has.
+    np.testing.assert_allclose(actual, expected, rtol=1e-2)
+    for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-2)
 
 
 ALL = [

@@ -19,15 +19,16 @@ KERNEL = WIDTH * UNITS * 4
 BIAS = UNITS * 4
 
 
-def costs_of(builder: Builder, num_devices: int = 3) -> Costs:
-    return Costs(Lowering(builder.finish()), cluster("one node", 1, num_devices), Roofline())
+def costs_of(builder: Builder, num_slots: int = 2) -> Costs:
+    lowering = Lowering(builder.finish())
+    return Costs(lowering, cluster("one node", 1, 3), Roofline(), num_slots)
 
 
-def dense() -> Costs:
+def dense(num_slots: int = 2) -> Costs:
     """An input of 6 features and a layer of 4 units on it."""
     builder = Builder("dense", BATCH)
     builder.dense(builder.input("x", WIDTH), UNITS)
-    return costs_of(builder)
+    return costs_of(builder, num_slots)
 
 
 def on(*configs: tuple[tuple[int, ...], tuple[int, ...]]) -> Strategy:
@@ -38,7 +39,7 @@ def on(*configs: tuple[tuple[int, ...], tuple[int, ...]]) -> Strategy:
     ("training", "slots", "copies"), [(False, 2, 1), (True, 0, 2), (True, 2, 4)]
 )
 def test_one_device_holds_weights_gradients_slots_and_outputs(training, slots, copies):
-    memory = peak_memory_bytes(dense(), on(((1, 1), (1,)), ((1, 1), (1,))), training, slots)
+    memory = peak_memory_bytes(dense(slots), on(((1, 1), (1,)), ((1, 1), (1,))), training)
     assert memory.tolist() == [0, X + Y + copies * (KERNEL + BIAS), 0]
 
 
@@ -80,10 +81,10 @@ def test_training_holds_no_less_than_inference_and_slots_add_equally(seed):
     rng = np.random.default_rng(seed)
     topology = random_problems.machine(rng)
     lowering = Lowering(random_problems.operator_graph(rng))
-    costs = Costs(lowering, topology, Roofline())
+    costs = [Costs(lowering, topology, Roofline(), slots) for slots in range(3)]
     strategy = random_problems.Space(lowering, topology.num_devices).strategy(rng)
-    inference = peak_memory_bytes(costs, strategy, training=False)
-    by_slots = [peak_memory_bytes(costs, strategy, True, slots) for slots in range(3)]
+    inference = peak_memory_bytes(costs[0], strategy, training=False)
+    by_slots = [peak_memory_bytes(of, strategy) for of in costs]
     assert (by_slots[0] >= inference).all()
     np.testing.assert_array_equal(by_slots[1] - by_slots[0], by_slots[2] - by_slots[1])
     np.testing.assert_array_equal(by_slots[1] - by_slots[0], by_slots[0] - inference)
