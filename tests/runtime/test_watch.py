@@ -14,7 +14,6 @@ STRUCK = [
     (2, 2, "start", 0, "SIGSTOP", "could not start"),
     (2, 2, "search", 1, "SIGKILL", "has ended"),
     (2, 2, "search", 0, "SIGSTOP", "has not answered"),
-    (2, 2, "load", 0, "SIGKILL", "has ended"),
     (2, 2, "step", 0, "SIGSTOP", "has not answered"),
     (2, 2, "evaluate", 0, "SIGKILL", "has ended"),
     (2, 2, "save", 0, "SIGSTOP", "has not answered"),
