@@ -67,9 +67,9 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
 
 
-def describe(strategy: Strategy, lowering: Lowering, topology: DeviceTopology) -> str:
+def describe(strategy: Strategy) -> str:
     """A strategy in few words, which differ where strategies do."""
-    return f"one with digest {_digest(to_text(strategy, lowering, topology))}"
+    return f"one with digest {_digest(str(strategy.configs))}"
 
 
 def to_text(strategy: Strategy, lowering: Lowering, topology: DeviceTopology) -> str:

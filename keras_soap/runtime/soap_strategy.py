@@ -294,7 +294,7 @@ class SoapStrategy(keras.callbacks.Callback):
         return {
             "the topology": self.topology.name,
             "the search": search,
-            "the strategy": given and agreement.describe(given, lowering, self.topology),
+            "the strategy": given and agreement.describe(given),
             "time_chunk": self._time_chunk,
             "whether costs are measured": self._asked_profile == "measured",
         }

@@ -231,8 +231,10 @@ class Watch:
         if not is_alone:
             is_alone = not (self._put(_farewell(me)) if me else self._put(_END, json.dumps(None)))
         if is_alone:
-            # TensorFlow's end must not wait for a service that has ended or hangs.
-            faulthandler.dump_traceback_later(GRACE_S, exit=True)
+            # TensorFlow's end must not wait for a service that has ended or hangs. By then there is
+            # no Python left, nor anything to print.
+            self._nowhere = open(os.devnull, "w")  # noqa: SIM115  # For as long as the process.
+            faulthandler.dump_traceback_later(GRACE_S, exit=True, file=self._nowhere)
         elif me == 0:
             self._wait_for_readers()
         self._stopping.set()
