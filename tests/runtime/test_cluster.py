@@ -111,8 +111,9 @@ def test_callbacks_decide_alike_on_all_clients_and_write_on_client_0_alone(reque
         found = (path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*"))
         return sorted({str(path).partition(".tfevents")[0] for path in found})
 
-    assert files("0") == files("plain")
+    assert files("0") == files("0 alone") == files("plain")
     assert not (tmp_path / "1").exists()
+    assert not (tmp_path / "1 alone").exists()
     assert (tmp_path / "0.csv").read_text().count("\n") == len(ours["history"]["loss"]) + 1
     assert not (tmp_path / "1.csv").exists()
     best = keras.models.load_model(tmp_path / "0" / "best" / "1.keras")
