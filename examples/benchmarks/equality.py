@@ -8,11 +8,9 @@ anything differs.
 
     python examples/benchmarks/equality.py --json_out=equality.json
 
-In float64 by default, and the optimizers as the networks have them: Adam divides gradients by their
-own size, so that what rounding leaves of a gradient that should be zero is a full step. In float32
-one device then differs from itself by more than the tolerance if the last digits of its inputs do;
-`--dtype=float32` shows how much, for each network. Dropout is left out: it draws other numbers for
-other parts.
+In float64 by default, with the optimizers that the networks have: Adam divides gradients by their
+own size, so that what rounding leaves of a gradient that should be zero becomes a full step, on one
+device as on several. Dropout is left out: it draws other numbers for other parts.
 """
 
 import functools
