@@ -41,6 +41,9 @@ _PROFILE = flags.DEFINE_string(
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "out/digits", "Where to leave the strategy and the trace."
 )
+_BACKUP_DIR = flags.DEFINE_string(
+    "backup_dir", None, "Where to go on from if training was interrupted; none by default."
+)
 
 
 def model():
@@ -103,12 +106,15 @@ def main(argv: list[str]) -> None:
         method="data_parallel" if _ONLY_DATA_PARALLEL.value else "mcmc",
         profile=_PROFILE.value,
     )
+    callbacks = [soap]
+    if _BACKUP_DIR.value:
+        callbacks.append(keras.callbacks.BackupAndRestore(_BACKUP_DIR.value))
     network.fit(
         train_images,
         train_classes,
         batch_size=_BATCH_SIZE.value,
         epochs=_EPOCHS.value,
-        callbacks=[soap],
+        callbacks=callbacks,
         verbose=2,
     )
     loss, accuracy = network.evaluate(test_images, test_classes, verbose=0)

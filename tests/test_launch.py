@@ -108,6 +108,22 @@ def test_an_interrupt_ends_all_clients_and_what_they_have_started(tmp_path, numb
     assert not any(map(is_running, pids))
 
 
+def test_a_client_that_is_stopped_is_not_waited_for_when_another_has_failed(tmp_path):
+    done = launch(
+        tmp_path,
+        """
+        if client:
+            print(os.getpid(), flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(2)
+        sys.exit(3)
+        """,
+    )
+    out, _ = done.communicate(timeout=30)  # Sooner than a client that runs is ended.
+    assert done.returncode == 3
+    assert not is_running(int(out.removeprefix("[1] ")))
+
+
 def test_without_a_program_it_says_how_it_is_used():
     done = subprocess.run(
         [sys.executable, "-m", "keras_soap.launch", "--num_clients=2"],

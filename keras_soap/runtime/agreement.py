@@ -67,6 +67,11 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
 
 
+def describe(strategy: Strategy) -> str:
+    """A strategy in few words, which differ where strategies do."""
+    return f"one with digest {_digest(str(strategy.configs))}"
+
+
 def to_text(strategy: Strategy, lowering: Lowering, topology: DeviceTopology) -> str:
     """A strategy, to be handed to other clients."""
     saved = make_saved(strategy, lowering.graph, lowering.dimensions, topology)

@@ -41,7 +41,7 @@ def meet(cluster: Cluster, purpose: str, shard: Sequence[Any] | None) -> Sizes |
     said = None
     if shard is not None:
         samples = [[list(x.shape[1:]), keras.backend.standardize_dtype(x.dtype)] for x in shard]
-        said = [int(shard[0].shape[0]), samples]
+        said = [[int(x.shape[0]) for x in shard], samples]
     place = f"batches for {purpose}"
     everyone = cluster.meet(f"the next batch for {purpose}", said, place=place)
     first = everyone[0]
@@ -52,12 +52,18 @@ def meet(cluster: Cluster, purpose: str, shard: Sequence[Any] | None) -> Sizes |
                 f"{cluster.spec.name(ended)} has no more batches for {purpose}, but "
                 f"{cluster.spec.name(going)} has. {ADVICE}"
             )
+        if theirs is not None and len(set(theirs[0])) > 1:
+            raise ClusterError(
+                f"In a batch for {purpose}, inputs, targets and weights of "
+                f"{cluster.spec.name(client)} have {', '.join(map(str, theirs[0]))} samples. Give "
+                "equally many of each."
+            )
         if theirs is not None and theirs[1] != first[1]:
             raise ClusterError(
                 f"Samples for {purpose} differ: {_describe(first[1])} on {cluster.spec.name(0)}, "
                 f"but {_describe(theirs[1])} on {cluster.spec.name(client)}. {ADVICE}"
             )
-    return None if first is None else tuple(size for size, _ in everyone)
+    return None if first is None else tuple(counts[0] for counts, _ in everyone)
 
 
 def outline(tensors: Any, batch_size: int) -> Any:

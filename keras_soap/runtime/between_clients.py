@@ -3,6 +3,7 @@
 Both are meetings: every client calls them at the same point of the program.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,9 @@ def take_over(variables: Sequence[Any]) -> None:
 
     ours.meet("the first weights", [[v.path, list(v.shape)] for v in variables])
     with ours.watching("the first weights"), tf.device(here()):
-        values = hand_out(*[v.value.read_value() for v in variables])
+        values = [v.value.read_value() for v in variables]
+        # Called by itself, it would warn of the many functions that are traced here.
+        values = hand_out.get_concrete_function(*values)(*values)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -57,6 +60,10 @@ def is_spread(sharded: "ShardedVariable") -> bool:
 def gather_function(variables: "Sequence[ShardedVariable]") -> Callable[[], list[tf.Tensor]]:
     """A function that gives variables as wholes, on the host of every client."""
 
+    @functools.cache
+    def traced() -> Callable[[], list[tf.Tensor]]:
+        return gather.get_concrete_function()
+
     @tf.function(autograph=False)
     def gather() -> list[tf.Tensor]:
         with tracing("the gathering of weights"):
@@ -70,7 +77,7 @@ def gather_function(variables: "Sequence[ShardedVariable]") -> Callable[[], list
         assert ours is not None
         ours.meet(what, len(names))
         with ours.watching(what):
-            return gather()
+            return traced()()
 
     return run
 

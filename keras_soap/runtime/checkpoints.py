@@ -45,11 +45,23 @@ def silence_callbacks() -> None:
     TensorBoard._train_writer = TensorBoard._val_writer = noop
     TensorBoard._configure_embeddings = nothing
     TensorBoard._start_trace = TensorBoard._stop_trace = nothing
-    # They would make the folders of files that client 0 writes.
-    path = ModelCheckpoint._get_file_path
+    # Here these only take part in the gathering, and make no folders.
+    path, save = ModelCheckpoint._get_file_path, ModelCheckpoint._save_model
     ModelCheckpoint._get_file_path = lambda *args: os.path.basename(path(*args))
-    BackupAndRestore._save_model = lambda callback: callback.model.save_weights("")
+    ModelCheckpoint._save_model = _if_together(save)
+    BackupAndRestore._save_model = _if_together(lambda callback: callback.model.save_weights(""))
     BackupAndRestore.on_train_end = nothing
+
+
+def _if_together(save: Callable[..., None]) -> Callable[..., None]:
+    """A method of a callback, which does nothing where each client trains a model of its own."""
+
+    @functools.wraps(save)
+    def saved(callback: keras.callbacks.Callback, *args: Any, **kwargs: Any) -> None:
+        if "save" in vars(callback.model):
+            save(callback, *args, **kwargs)
+
+    return saved
 
 
 class FirstClientWrites:

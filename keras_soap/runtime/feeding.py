@@ -14,6 +14,9 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+THREAD = "keras_soap_feed"
+"""How names of threads begin that take batches."""
+
 
 @dataclass(frozen=True)
 class FedStep:
@@ -59,7 +62,7 @@ class Feeder:
         self._end = end
         self._iterator: Any = None
         self._ahead: Future[Any] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keras_soap_feed")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=THREAD)
 
     def next(self, iterator: Any) -> Any:
         """The next batch of `iterator`, prepared.

@@ -3,9 +3,11 @@
 TensorFlow waits for a client that is missing without saying so, and two processes may listen on one
 port without noticing. So every client first listens on its own port in TensorFlow's stead. Each
 calls each other until it answers: the caller says who it is, the other who it is, both with their
-lists. When all have been called and have called, the port is TensorFlow's.
+lists. When all have been called and have called, the port is TensorFlow's. One that cannot listen
+tells the others why, instead.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -25,6 +27,10 @@ ANSWER_TIMEOUT_S = 5.0
 
 LINGER_S = 3.0
 """How long a client that has found something wrong still answers, so that others find it too."""
+
+
+TELL_S = 10.0
+"""How long a client that cannot listen waits for others that are still starting, to say so."""
 
 
 class _Answering(socketserver.ThreadingTCPServer):
@@ -55,7 +61,10 @@ class _Answering(socketserver.ThreadingTCPServer):
         super().server_bind()
 
     def heard(self, caller: dict[str, Any]) -> None:
-        """Notes a caller."""
+        """Notes a caller, or what it says is wrong."""
+        if caller.get("problem"):
+            self.problem = self.problem or ClusterError(caller["problem"])
+            return
         known = self.callers.setdefault(caller["client"], caller)
         if known["process"] != caller["process"] or caller["client"] == self.spec.client:
             self.problem = self.problem or ClusterError(
@@ -96,11 +105,13 @@ def call_roll(spec: ClusterSpec, timeout_s: float) -> None:
     try:
         server = _Answering(spec, me)
     except OSError as error:
-        raise ClusterError(
+        problem = ClusterError(
             f"{spec.name(spec.client)} cannot listen on its port: {error.strerror or error}. "
             "Perhaps another program uses it, a client with the same number, or one that has not "
             "ended. Choose another port, or end that program."
-        ) from error
+        )
+        _tell_all(spec, me | {"problem": str(problem)}, min(deadline, time.monotonic() + TELL_S))
+        raise problem from error
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         _call_all(server, deadline, timeout_s)
@@ -145,6 +156,20 @@ def _call_all(server: _Answering, deadline: float, timeout_s: float) -> None:
                 "firewalls."
             )
         time.sleep(0.05)
+
+
+def _tell_all(spec: ClusterSpec, message: dict[str, Any], deadline: float) -> None:
+    """Calls all others that can be reached in time, and one that has this client's number."""
+    with contextlib.suppress(OSError):
+        _call(spec.addresses[spec.client], message)
+    untold = [client for client in range(spec.num_clients) if client != spec.client]
+    while untold and time.monotonic() < deadline:
+        for client in list(untold):
+            try:
+                _call(spec.addresses[client], message)
+                untold.remove(client)
+            except OSError:
+                time.sleep(0.05)
 
 
 def _call(address: str, me: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 from absl import logging
-from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from tensorflow.experimental import dtensor
 
 from keras_soap.capture.functions import flat_inputs
@@ -13,12 +12,11 @@ from keras_soap.capture.losses import CapturedStep
 from keras_soap.capture.model import capture
 from keras_soap.capture.optimizer_slots import num_slots
 from keras_soap.costs.roofline import Roofline
-from keras_soap.errors import ClusterError, ExecutionError, StrategyError
+from keras_soap.errors import ExecutionError
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
 from keras_soap.report.ran_step import RanStep
-from keras_soap.runtime import agreement, cluster, cluster_topology, costing, layouts
-from keras_soap.runtime.cluster_spec import from_environment
+from keras_soap.runtime import agreement, checks, cluster, cluster_topology, costing, layouts
 from keras_soap.runtime.functions import StepFunctions
 from keras_soap.runtime.measured_network import measure_network
 from keras_soap.runtime.profiled_step import StepTrace
@@ -210,7 +208,7 @@ class SoapStrategy(keras.callbacks.Callback):
         self.plan.save(path)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        _check_joined()
+        checks.check_joined()
         self._device_names = cluster_topology.tensorflow_names(self.topology)
         if self.topology.num_devices == 1:
             logging.warning(
@@ -220,7 +218,7 @@ class SoapStrategy(keras.callbacks.Callback):
             )
             return
         if self._functions is None or not self._functions.fits(self.model):
-            _check_model(self.model)
+            checks.check_model(self.model)
             self._functions = StepFunctions(
                 self.model, self._start, self._time_chunk, sharded=self._batches == "sharded"
             )
@@ -247,9 +245,13 @@ class SoapStrategy(keras.callbacks.Callback):
         if ours is not None and self._functions is not None:
             ours.agree(
                 "the beginning of an epoch",
-                {"its number": epoch, "batches": self._batches},
-                "Give fit the same arguments on all clients, and BackupAndRestore a folder that "
-                "all of them share.",
+                {
+                    "its number": epoch,
+                    "the number of steps": (self.params or {}).get("steps"),
+                    "batches": self._batches,
+                },
+                "Give fit the same arguments, and equally many batches, on all clients, and "
+                "BackupAndRestore a folder that all of them share.",
             )
             self._functions.compare_next_batch()
 
@@ -276,7 +278,7 @@ class SoapStrategy(keras.callbacks.Callback):
         if ours is None:
             strategy = self._plan_for(step, lowering)
         else:
-            agreement.check(ours, self.model, lowering.graph, self._settings())
+            agreement.check(ours, self.model, lowering.graph, self._settings(lowering))
             if self._measures and self._searches and self._is_local:
                 self._topology, _ = measure_network(self.topology, self._device_names)
             text = ours.share(
@@ -312,12 +314,14 @@ class SoapStrategy(keras.callbacks.Callback):
             self._costs = Costs(lowering, self.topology, profile, num_slots(self.model))
         return self._find_strategy()
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, lowering: Lowering) -> dict[str, Any]:
         """What must be equal on all clients beside the model."""
         search = [self._method, self._dims, self._seed] if self._searches else "none"
+        given = self._given(lowering)
         return {
             "the topology": self.topology.name,
             "the search": search,
+            "the strategy": given and agreement.describe(given),
             "time_chunk": self._time_chunk,
             "whether costs are measured": self._measures,
         }
@@ -332,16 +336,10 @@ class SoapStrategy(keras.callbacks.Callback):
 
     def _find_strategy(self) -> Strategy:
         lowering = self.costs.lowering
-        if self._strategy_file is not None:
-            self.strategy = proto_io.load(
-                self._strategy_file, lowering.graph, lowering.dimensions, self.topology
-            )
-        if self.strategy is not None:
-            check_strategy(
-                lowering.graph, lowering.dimensions, self.strategy, self.topology.num_devices
-            )
-            return self.strategy
-        _check_batch_size(lowering.graph.batch_size, self.topology.num_devices, self._dims)
+        given = self.strategy = self._given(lowering)
+        if given is not None:
+            return given
+        checks.check_batch_size(lowering.graph.batch_size, self.topology.num_devices, self._dims)
         self.result = search(
             lowering.graph,
             self.topology,
@@ -360,6 +358,18 @@ class SoapStrategy(keras.callbacks.Callback):
             print(f"\n{self.plan.summary()}\n", flush=True)
         return self.strategy
 
+    def _given(self, lowering: Lowering) -> Strategy | None:
+        """The strategy that was passed, if one was; raises where it does not fit."""
+        if self._strategy_file is not None:
+            return proto_io.load(
+                self._strategy_file, lowering.graph, lowering.dimensions, self.topology
+            )
+        if self.strategy is not None:
+            check_strategy(
+                lowering.graph, lowering.dimensions, self.strategy, self.topology.num_devices
+            )
+        return self.strategy
+
     def _output_layout(self, run: TrainingRun, number: int) -> dtensor.Layout:
         operator = run.step.model.graph.operators[number]
         return layouts.output_layout(
@@ -368,37 +378,4 @@ class SoapStrategy(keras.callbacks.Callback):
             run.strategy.configs[number],
             len(operator.output_specs[operator.first_made].shape),
             operator.first_made,
-        )
-
-
-def _check_joined() -> None:
-    spec = None if cluster.current() else from_environment(os.environ)
-    if spec is not None and spec.num_clients > 1:
-        raise ClusterError(
-            f"{spec.source} says that this is client {spec.client} of {spec.num_clients}, but the "
-            "program has not joined them. Call keras_soap.join_cluster() at its beginning."
-        )
-
-
-def _check_model(model: keras.Model) -> None:
-    for name in ("train_step", "compute_loss", "compute_metrics"):
-        original = getattr(TensorFlowTrainer, name)
-        if getattr(type(model), name) is not original:
-            raise ExecutionError(
-                f"Model {model.name!r} overrides {name}(), which a strategy would not run. "
-                "Express it with losses and metrics passed to compile()."
-            )
-    if model.run_eagerly:
-        raise ExecutionError(
-            f"Model {model.name!r} is compiled with run_eagerly=True, but a strategy is one "
-            "traced function. Compile it without."
-        )
-
-
-def _check_batch_size(batch_size: int, num_devices: int, dims: str) -> None:
-    if "S" in dims and all(batch_size % degree for degree in range(2, num_devices + 1)):
-        raise StrategyError(
-            f"A batch of {batch_size} samples cannot be split into equal parts on up to "
-            f"{num_devices} devices. Use a batch_size that is a multiple of "
-            f"{num_devices}, or dims='OAP' to split everything but samples."
         )

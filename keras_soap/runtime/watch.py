@@ -26,6 +26,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from keras_soap.errors import ClusterError
+from keras_soap.runtime import feeding
 from keras_soap.runtime.cluster_spec import ClusterSpec
 
 PERIOD_S = 0.5
@@ -42,6 +43,9 @@ GRACE_S = 10.0
 
 FAREWELL_S = 5.0
 """How long client 0 waits, at its end, for others to take note of it."""
+
+MOST_SAID = 2000
+"""Characters of an error that others are told."""
 
 _END = "keras_soap/end"
 """Key of the first verdict on a client that is lost; of the end of client 0, which has none."""
@@ -88,7 +92,9 @@ class Watch:
         if needs is not None and needs in self._ended:
             self._lose(needs, "has come to the end of its program, before others")
         if self._lost is not None:
-            self._raised.set()
+            # The program is told by its feeding thread when it asks for the next batch.
+            if not threading.current_thread().name.startswith(feeding.THREAD):
+                self._raised.set()
             raise ClusterError(f"{self._lost} Client {self._spec.client} stops at {what!r}.")
 
     @contextlib.contextmanager
@@ -208,7 +214,7 @@ class Watch:
         """Tells all clients what ends this one; called where nobody has caught it."""
         self._has_failed = True
         me = self._spec.client
-        said = f"{kind.__name__}: {error}".rstrip(". ")
+        said = f"{kind.__name__}: {str(error)[:MOST_SAID]}".rstrip(". ")
         self._put(
             _END,
             json.dumps(
@@ -221,13 +227,15 @@ class Watch:
 
     def _say_farewell(self) -> None:
         me = self._spec.client
-        if self._lost is not None or self._has_failed:
-            # TensorFlow's end must not wait for a service that has ended or hangs.
-            faulthandler.dump_traceback_later(GRACE_S, exit=True)
-        elif me:
-            self._put(_farewell(me))
-        else:
-            self._put(_END, json.dumps(None))
+        is_alone = self._lost is not None or self._has_failed
+        if not is_alone:
+            is_alone = not (self._put(_farewell(me)) if me else self._put(_END, json.dumps(None)))
+        if is_alone:
+            # TensorFlow's end must not wait for a service that has ended or hangs. By then there is
+            # no Python left, nor anything to print.
+            self._nowhere = open(os.devnull, "w")  # noqa: SIM115  # For as long as the process.
+            faulthandler.dump_traceback_later(GRACE_S, exit=True, file=self._nowhere)
+        elif me == 0:
             self._wait_for_readers()
         self._stopping.set()
         self._raised.set()
@@ -245,8 +253,8 @@ class Watch:
                     context.context().get_config_key_value(key, 50)
                     others.discard(client)
 
-    def _put(self, key: str, value: str = "") -> None:
-        """Sets a key that has none; does not wait for a service that hangs."""
+    def _put(self, key: str, value: str = "") -> bool:
+        """Sets a key that has none; gives up, and says so, where the service hangs."""
 
         def put() -> None:
             with contextlib.suppress(tf.errors.OpError):
@@ -255,6 +263,7 @@ class Watch:
         thread = threading.Thread(target=put, daemon=True)
         thread.start()
         thread.join(PERIOD_S)
+        return not thread.is_alive()
 
 
 def _farewell(client: int) -> str:

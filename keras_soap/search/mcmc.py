@@ -4,9 +4,9 @@
 2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
    step time so far; it starts hotter after a cycle that gained little, and colder after one that
    gained much. Between cycles the worse half of the chains restarts from the best.
-3. Through the first `LAYER_CYCLES` every other chain is annealed once, and half of what it changes
-   are whole layers: which share devices and which are apart decides the most, is hard to change
-   later, one operator at a time, and takes a long annealing to find.
+3. Through the first `LAYER_CYCLES` chains are annealed once, and half of what they change are
+   whole layers: which share devices and which are apart decides the most, is hard to change later,
+   one operator at a time, and takes a long annealing to find.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -39,7 +39,7 @@ WARM = 1500.0
 HOT = 20.0
 LAYER_CYCLES = 6
 LAYERS = Shares(layers=0.5)
-"""Changes of every other chain in these."""
+"""Changes in these."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -132,9 +132,10 @@ class _Sampling:
             return StopReason.NO_IMPROVEMENT
         if int(self._cycles()) > self.cycle:
             self.cycle = int(self._cycles())
-            self._set_heat()
-            self._restart()
-            if self.cycle == LAYER_CYCLES:
+            if self.cycle > LAYER_CYCLES:
+                self._set_heat()
+                self._restart()
+            elif self.cycle == LAYER_CYCLES:
                 self._leave_layers()
         return None
 
@@ -145,7 +146,7 @@ class _Sampling:
     def _phase(self, chain: Chain) -> Phase:
         """How a chain moves in the next round."""
         cycles = self._cycles()
-        if chain.number % 2 and cycles < LAYER_CYCLES:
+        if cycles < LAYER_CYCLES:
             sharpness = HOT * (COLD / HOT) ** (cycles / LAYER_CYCLES)
             return Phase(beta_per_ns(self.tracker.best, sharpness), LAYERS)
         start = self.start_sharpness
@@ -164,9 +165,6 @@ class _Sampling:
     def _restart(self) -> None:
         ranked = sorted(self.chains, key=lambda chain: (chain.state.best.rank, chain.number))
         for chain in ranked[(len(ranked) + 1) // 2 :]:
-            # What is hot cannot be compared yet, nor until a cycle of other changes has followed.
-            if chain.number % 2 and self.cycle <= LAYER_CYCLES:
-                continue
             start = self.tracker.best
             if self.gained_little and chain is ranked[-1]:
                 start = _random_start(self.problem, self.tracker, chain.rng)
@@ -174,9 +172,11 @@ class _Sampling:
             self.chains[chain.number] = Chain(chain.number, chain.rng, state, chain.proposals)
 
     def _leave_layers(self) -> None:
-        for chain in self.chains[1::2]:
+        """Each chain goes on from the best that it saw; a cycle later they can be compared."""
+        for chain in self.chains:
             state = ChainState(chain.state.best, chain.state.best)
             self.chains[chain.number] = dataclasses.replace(chain, state=state)
+        self.best_before_ns = self.tracker.best.step_time_ns
 
     def _size(self) -> tuple[int | None, float | None]:
         """Proposals and seconds for each chain in the next round."""

@@ -1,6 +1,6 @@
 """Run by `keras_soap.launch`: trains a small model with a backup; a client may be killed.
 
-python -m keras_soap.launch … -- tests/runtime/backup_program.py FOLDER [CLIENT EPOCH | differ]
+python -m keras_soap.launch … -- tests/runtime/backup_program.py FOLDER [CLIENT EPOCH]
 """
 
 import os
@@ -61,18 +61,18 @@ class Report(keras.callbacks.Callback):
         print(f"epoch {epoch} loss {logs['loss']:.7f}", flush=True)
 
 
-def main(folder: str, *how: str) -> None:
+def main(folder: str, *kill: str) -> None:
     keras_soap.use_logical_cpus(int(os.environ["KERAS_SOAP_LOGICAL_CPUS"]))
     client = keras_soap.join_cluster(start_timeout_s=60, heartbeat_timeout_s=8)
-    network = model(units=12 if how == ("differ",) and client == 1 else 8)
+    network = model()
     callbacks = [
         keras_soap.SoapStrategy(method="model_parallel", search_budget_s=0, verbose=0),
         keras.callbacks.BackupAndRestore(f"{folder}/backup", delete_checkpoint=False),
         keras.callbacks.ModelCheckpoint(f"{folder}/last.keras"),
         Report(),
     ]
-    if len(how) == 2 and client == int(how[0]):
-        callbacks.append(Kill(int(how[1])))
+    if kill and client == int(kill[0]):
+        callbacks.append(Kill(int(kill[1])))
     network.fit(
         *data(), batch_size=16, epochs=EPOCHS, shuffle=False, callbacks=callbacks, verbose=0
     )

@@ -4,7 +4,9 @@
 
 Phases: `start`, before TensorFlow starts; `search`, while client 0 searches; `load`, while others
 do what no client has a part in; `step`, between two steps; `evaluate`; `save`, while client 0
-writes; `read`, while others gather weights; `fail`, where the client raises an error instead.
+writes; `read`, while others gather weights. In others nobody is struck: `fail`, where the client
+raises an error; `leave`, where its program ends before those of others; `miss`, where they evaluate
+without it.
 """
 
 import os
@@ -22,6 +24,7 @@ from keras_soap.runtime import cluster
 from tests.runtime import backup_program
 
 PHASE, CLIENT, SIGNAL, FOLDER = sys.argv[1:]
+HEARTBEAT_TIMEOUT_S = 8
 IS_STRUCK = os.environ["DTENSOR_CLIENT_ID"] == CLIENT
 
 
@@ -89,6 +92,12 @@ def main() -> None:
     if PHASE == "load":
         strike("load")
         time.sleep(600)
+    if PHASE in ("leave", "miss") and IS_STRUCK:
+        return
+    if PHASE == "leave":
+        time.sleep(3 * HEARTBEAT_TIMEOUT_S)
+        print("has done the rest alone", flush=True)
+        return
     network.evaluate(x, y, batch_size=16, callbacks=[soap, Strike()], verbose=0)
 
 

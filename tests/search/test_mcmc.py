@@ -120,6 +120,7 @@ def test_a_search_that_gains_little_starts_its_cycles_hotter():
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 1)
     sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    tracker.proposals = 2400  # Beyond the cycles of layers.
     cold = sampling._phase(chains[0]).beta_per_ns
     sampling._set_heat()
     assert sampling._phase(chains[0]).beta_per_ns < cold
@@ -150,17 +151,22 @@ def test_after_little_gain_the_worst_chain_starts_somewhere_new():
     assert sum(chain.state.current is tracker.best for chain in sampling.chains) >= 1
 
 
-def test_every_other_chain_changes_whole_layers_until_it_joins_with_the_best_it_saw():
+def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw():
     problem = toys.problem(toys.diamond(), toys.machine(4))
     budget = Budget(proposals=12_000)
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 4)
     sampling = mcmc._Sampling(problem, tracker, budget, chains)
-    layers = [sampling._phase(chain).shares == mcmc.LAYERS for chain in chains]
-    assert layers == [False, True, False, True]
+    sharpness = []
     with Workers(problem, 1) as workers:
         while sampling.cycle < mcmc.LAYER_CYCLES:
+            phases = {sampling._phase(chain) for chain in sampling.chains}
+            assert {phase.shares for phase in phases} == {mcmc.LAYERS}
+            sharpness += [phase.beta_per_ns * tracker.best.step_time_ns for phase in phases]
             assert sampling.round(workers) is None
-    for chain in sampling.chains[1::2]:
+    assert sharpness == sorted(sharpness)
+    assert mcmc.HOT <= sharpness[0] < 1.1 * mcmc.HOT
+    assert 0.9 * mcmc.COLD < sharpness[-1] <= mcmc.COLD
+    for chain in sampling.chains:
         assert chain.state.current is chain.state.best
     assert all(sampling._phase(chain).shares == USUAL for chain in sampling.chains)
