@@ -104,7 +104,7 @@ class Feeder:
     def _take(self, iterator: Any) -> tuple[Any] | None:
         """The next batch, prepared; None at the end."""
         try:
-            batch = next(iterator)
+            batch = _next(iterator)
         except StopIteration:
             self._end()
             return None
@@ -115,3 +115,18 @@ class Feeder:
             # What went wrong with a batch that nobody asks for concerns nobody.
             self._ahead.exception()
             self._ahead = None
+
+
+def _next(iterator: Any) -> Any:
+    """The next of an iterator.
+
+    `next` of a `tf.data` iterator gives its thread another executor for as long as it takes. At the
+    end of an epoch Keras waits for the executors of all threads (`context.async_wait`), and would
+    crash if it got hold of one that ends meanwhile.
+    """
+    if not isinstance(iterator, tf.data.Iterator):
+        return next(iterator)
+    found = iterator.get_next_as_optional()
+    if not found.has_value():
+        raise StopIteration
+    return found.get_value()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.python.eager import context
 
 from keras_soap import SoapStrategy
 from keras_soap.runtime import feeding
@@ -29,6 +30,17 @@ def test_batches_come_in_order_and_end(feeder):
     with pytest.raises(StopIteration):
         feeder.next(iterator)
     assert feeder.next(iter([4])) == 40
+
+
+def test_a_thread_that_takes_batches_keeps_its_executor(feeder, monkeypatch):
+    # The end of an epoch waits for the executors of all threads; none may end meanwhile.
+    monkeypatch.setattr(context.Context, "executor", property(lambda _: pytest.fail("swapped")))
+    iterator = iter(tf.data.Dataset.range(3))
+    assert [int(feeder.next(iterator)) for _ in range(3)] == [0, 10, 20]
+    with pytest.raises(StopIteration):
+        feeder.next(iterator)
+    with pytest.raises(pytest.fail.Exception, match="swapped"):
+        next(iter(tf.data.Dataset.range(3)))
 
 
 def test_the_next_batch_is_taken_while_the_step_runs():
