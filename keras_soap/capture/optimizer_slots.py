@@ -9,6 +9,9 @@ from typing import Any
 
 import keras
 
+OWN_VARIABLES = frozenset(["Adafactor", "ScheduleFreeAdamW", "MultiOptimizer"])
+"""Optimizers with variables that are not slots beside a weight, or start from its value."""
+
 
 def inner(optimizer: Any) -> Any:
     """The optimizer that updates weights: the one in a `LossScaleOptimizer`, or itself."""
@@ -31,7 +34,9 @@ def slots_of(
     def note(
         reference_variable: Any, name: Any = None, initializer: Any = "zeros"
     ) -> keras.Variable:
-        variable = updating.add_variable(shape=(), dtype=reference_variable.dtype, name=name)
+        # Scalars do, and take no memory, but where they are given the value of a weight.
+        shape = reference_variable.shape if type(updating).__name__ in OWN_VARIABLES else ()
+        variable = updating.add_variable(shape=shape, dtype=reference_variable.dtype, name=name)
         number = numbers[id(reference_variable)]
         made[id(variable)] = (number, counts[number])
         counts[number] += 1

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_soap.capture.optimizer_slots import inner, slots_of
+from keras_soap.capture.optimizer_slots import OWN_VARIABLES, inner, slots_of
 from keras_soap.errors import ExecutionError
 from keras_soap.runtime import clipping, collectives
 from keras_soap.runtime.exchange import is_here, move, on
@@ -25,14 +25,11 @@ ELEMENTWISE = frozenset(
 """Optimizers whose update of an element depends on that element alone, so that shards of a weight
 can be updated apart."""
 
-_OWN_VARIABLES = frozenset(["Adafactor", "ScheduleFreeAdamW", "MultiOptimizer"])
-"""Optimizers with variables that are not slots beside a weight, or start from its value."""
-
 
 def check_optimizer(optimizer: Any, store: ShardStore, weights: Sequence[keras.Variable]) -> None:
     """Raises `ExecutionError` where sharded updates would not be the optimizer's own."""
     name = type(inner(optimizer)).__name__
-    if not isinstance(optimizer, keras.optimizers.Optimizer) or name in _OWN_VARIABLES:
+    if not isinstance(optimizer, keras.optimizers.Optimizer) or name in OWN_VARIABLES:
         raise ExecutionError(
             f"Cannot run optimizer {name} under a strategy. Use one of "
             f"{', '.join(sorted(ELEMENTWISE))}."

@@ -198,9 +198,10 @@ class SoapStrategy(keras.callbacks.Callback):
     def plan(self) -> Plan:
         """The strategy with its simulated costs, to print, save, trace or report."""
         if self._plan is None:
+            costs = self.costs
             assert self.strategy is not None
-            evaluated = {"strategy": Objective(self.costs).evaluate(self.strategy)}
-            self._plan = Plan(self.costs, evaluated, training=True, method="given")
+            evaluated = {"strategy": Objective(costs).evaluate(self.strategy)}
+            self._plan = Plan(costs, evaluated, training=True, method="given")
         return self._plan
 
     def save(self, path: "str | os.PathLike[str]") -> None:

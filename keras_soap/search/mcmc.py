@@ -55,7 +55,7 @@ def search(
         tracker.resume(problem, saved)
     chains = saved.chains if saved else _start(problem, tracker, seed, _num_chains(budget, options))
     sampling = _Sampling(problem, tracker, budget, chains)
-    stopped_by = None
+    stopped_by = tracker.spent()
     try:
         with Workers(problem, min(options.num_cores, len(chains))) as workers:
             while stopped_by is None:
