@@ -1,19 +1,24 @@
 """From where on a proposal is simulated, and what is known there.
 
-1. `find_cut`: a time before which the timeline is that of the accepted strategy, since neither an
+1. `mark_bare`: an operator of which nobody reads some part (strides and crops pass over it) does
+   not wait for gradients there. So where a changed consumer reads other parts than before, the
+   operator's backward tasks are as good as changed, though the operator is not.
+2. `find_cut`: a time before which the timeline is that of the accepted strategy, since neither an
    old nor a new task of the changed blocks is ready before.
-2. `restore`: resources as they were then, from a copy and the log; tasks that were waiting then.
-3. `begin`: tasks of the changed blocks that wait for nothing after it.
+3. `restore`: resources as they were then, from a copy and the log; tasks that were waiting then.
+4. `begin`: tasks of the changed blocks that wait for nothing after it.
 """
 
 from keras_soap.jit import njit
 from keras_soap.simulator.held import links_of_task, place_of
 from keras_soap.simulator.layout import (
     AT_CONFIG,
+    BY_PRODUCER,
     CONFIG_PARTS,
     CONFIG_STAGES,
     CONFIG_WIDTH,
     EDGE_BLOCK_F,
+    EDGE_GRADIENT,
     EDGE_PRODUCER,
     END,
     EPOCH,
@@ -29,16 +34,22 @@ from keras_soap.simulator.layout import (
     LOG_USED,
     MISSING,
     NEVER,
+    NUM_BARE,
     NUM_CHANGED,
+    NUM_CHANGED_EDGES,
     NUM_PAIRS,
+    OP_BLOCK_B,
     OP_BLOCK_F,
     OP_IN,
     OP_IN_END,
+    OP_OUT,
+    OP_OUT_END,
     P_LINKS,
     P_LINKS_B,
     P_PARTS,
     P_TIME,
     P_TIME_B,
+    PAIR_PRODUCERS,
     PAIRS,
     READY,
     REPORTS,
@@ -49,6 +60,36 @@ from keras_soap.simulator.layout import (
 )
 from keras_soap.simulator.predecessors import count_missing
 from keras_soap.simulator.queue import push
+
+
+@njit
+def mark_bare(model, state):
+    """Lists operators after the changed ones, and marks their backward blocks; see rule 1."""
+    first = state.scalar[NUM_CHANGED]
+    count = 0
+    for i in range(state.scalar[NUM_CHANGED_EDGES]):
+        e = state.changed_edges[i]
+        if not model.edge[e, EDGE_GRADIENT]:
+            continue
+        if state.edge[e, PAIR_PRODUCERS] and state.saved_edge[e, PAIR_PRODUCERS]:
+            continue
+        producer = model.edge[e, EDGE_PRODUCER]
+        if not state.block_changed[model.op[producer, OP_BLOCK_B]]:
+            state.block_changed[model.op[producer, OP_BLOCK_B]] = 1
+            state.changed[first + count] = producer
+            count += 1
+    state.scalar[NUM_BARE] = count
+
+
+@njit
+def _waits_for_gradients(model, state, n, part):
+    """Whether anybody reads a part of an operator, and has a gradient for it."""
+    for k in range(model.op[n, OP_OUT], model.op[n, OP_OUT_END]):
+        e = model.out_edges[k]
+        by_producer = state.edge[e, BY_PRODUCER] + part
+        if model.edge[e, EDGE_GRADIENT] and state.ints[by_producer] < state.ints[by_producer + 1]:
+            return True
+    return False
 
 
 @njit
@@ -82,6 +123,16 @@ def find_cut(model, tables, state):
                 ready[part] = max(ready[part], end)
         for part in range(num_parts):
             cut = min(cut, ready[part])
+    first = state.scalar[NUM_CHANGED]
+    for i in range(first, first + state.scalar[NUM_BARE]):
+        n = state.changed[i]
+        cut = min(cut, state.block_first[model.op[n, OP_BLOCK_B]])
+        config = tables.config[state.op[n, AT_CONFIG]]
+        row = state.block_row[model.op[n, OP_BLOCK_F]]
+        row += (config[CONFIG_STAGES] - 1) * config[CONFIG_WIDTH]
+        for part in range(config[CONFIG_PARTS]):
+            if not _waits_for_gradients(model, state, n, part):
+                cut = min(cut, state.task[row + part, END])
     return cut
 
 
@@ -178,7 +229,6 @@ def _count_missing(model, tables, state, cut, of, index):
 def begin(model, tables, state, cut, size):
     """Queues the tasks of the changed blocks that wait for nothing after the cut."""
     task, pair, heap = state.task, state.pair, state.heap
-    epoch = state.scalar[EPOCH]
     for i in range(state.scalar[NUM_CHANGED]):
         n = state.changed[i]
         of = model.op[n, OP_BLOCK_F]
@@ -197,12 +247,24 @@ def begin(model, tables, state, cut, size):
                     row = base + (pair[first + k, P_PARTS] >> 32)
                     if task[row, READY] < cut:
                         size = push(heap, size, task[row, END], code + k, task[row, READY])
-        for part in range(tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]):
-            row = state.block_row[of] + part
-            missing, latest, known = _count_missing(model, tables, state, cut, of, part)
-            task[row, STAMP] = epoch
-            task[row, MISSING] = missing
-            task[row, LATEST] = latest
-            if missing == 0:
-                size = push(heap, size, latest, of << INDEX_BITS | part, known)
+        size = _begin_parts(model, tables, state, cut, size, n, of)
+    first = state.scalar[NUM_CHANGED]
+    for i in range(first, first + state.scalar[NUM_BARE]):
+        n = state.changed[i]
+        size = _begin_parts(model, tables, state, cut, size, n, model.op[n, OP_BLOCK_B])
+    return size
+
+
+@njit
+def _begin_parts(model, tables, state, cut, size, n, of):
+    """Queues the first tasks of all parts of a block of operator `n` that wait for nothing."""
+    task, epoch = state.task, state.scalar[EPOCH]
+    for part in range(tables.config[state.op[n, AT_CONFIG], CONFIG_PARTS]):
+        row = state.block_row[of] + part
+        missing, latest, known = _count_missing(model, tables, state, cut, of, part)
+        task[row, STAMP] = epoch
+        task[row, MISSING] = missing
+        task[row, LATEST] = latest
+        if missing == 0:
+            size = push(state.heap, size, latest, of << INDEX_BITS | part, known)
     return size

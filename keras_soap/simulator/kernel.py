@@ -18,7 +18,7 @@ from keras_soap.simulator.blocks import (
     set_block_rows,
     weigh_operator,
 )
-from keras_soap.simulator.cut import begin, find_cut, find_position, restore
+from keras_soap.simulator.cut import begin, find_cut, find_position, mark_bare, restore
 from keras_soap.simulator.edge_blocks import build_edge, free_edge, weigh_edge
 from keras_soap.simulator.layout import (
     AT_CONFIG,
@@ -60,6 +60,7 @@ from keras_soap.simulator.layout import (
     NEW_MOVED_BYTES,
     NEW_NUM_ROWS,
     NEW_STEP_NS,
+    NUM_BARE,
     NUM_CHANGED,
     NUM_CHANGED_EDGES,
     NUM_LOG,
@@ -137,7 +138,9 @@ def _unmark(model, state):
         state.edge_changed[e] = 0
         state.block_changed[model.edge[e, EDGE_BLOCK_F]] = 0
         state.block_changed[model.edge[e, EDGE_BLOCK_B]] = 0
+        state.block_changed[model.op[model.edge[e, EDGE_PRODUCER], OP_BLOCK_B]] = 0
     state.scalar[NUM_CHANGED] = 0
+    state.scalar[NUM_BARE] = 0
     state.scalar[NUM_CHANGED_EDGES] = 0
 
 
@@ -276,6 +279,7 @@ def run_change(machine, model, tables, state, limit):
         scalar[NEW_STEP_NS] = longest
         return EXCEEDED
     _set_tails(model, state)
+    mark_bare(model, state)
     cut = find_cut(model, tables, state)
     position = find_position(state, cut)
     scalar[CUT], scalar[CUT_READY] = position, cut

@@ -182,6 +182,7 @@ LOG_CHUNK = 64
     CUT,  # first position of the log that the proposal may change
     CUT_READY,  # and that all before are ready before
     NUM_CHANGED,  # operators of the proposal
+    NUM_BARE,  # operators listed after those, see `cut`
     NUM_CHANGED_EDGES,
     NEED,  # what is missing: a configuration, or an array that must grow
     TASKS_SIMULATED,
@@ -192,7 +193,7 @@ LOG_CHUNK = 64
     NUM_ACCEPTED,  # proposals of a walk
     MOST_PAIRS,  # that an edge may have, or the proposal counts as too long
     NUM_SCALARS,
-) = range(24)
+) = range(25)
 
 # Outcomes of a proposal.
 DONE, EXCEEDED, MISSES_CONFIG, MISSES_SPACE, MISSES_RANDOM = range(5)
@@ -261,7 +262,7 @@ class State(NamedTuple):
     block_first: np.ndarray  # (blocks,) earliest ready time, or earlier
     block_changed: np.ndarray  # (blocks,) 1 during a proposal that rebuilds it
     tail: np.ndarray  # (N, 2) least time from the end of a forward, a backward task to the end
-    changed: np.ndarray  # (N,) operators of the proposal
+    changed: np.ndarray  # (N,) operators of the proposal, then bare ones
     changed_edges: np.ndarray  # (E,)
     edge_changed: np.ndarray  # (E,) 1 if in changed_edges
     saved_op: np.ndarray
