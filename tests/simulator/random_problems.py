@@ -227,6 +227,19 @@ def reducing_graph(rng: np.random.Generator) -> OperatorGraph:
     return b.finish()
 
 
+def striding_graph(rng: np.random.Generator) -> OperatorGraph:
+    """Convolutions that pass over rows: which rows, depends on how they are split."""
+    b = Builder("striding", 2)
+    x = b.input("image", 12, 4, 2)
+    for _ in range(int(rng.integers(1, 4))):
+        x = b.conv(x, 2, 1)
+        strides = int(rng.choice([1, 2, 3])) if b.shape(x)[1] > 3 else 1
+        branches = [b.conv(x, 2, 1, strides) for _ in range(int(rng.integers(1, 3)))]
+        x = branches[0] if len(branches) == 1 else b.add_up(*branches)
+    b.loss(b.dense(b.flatten(x), 4))
+    return b.finish()
+
+
 def operator_graph(rng: np.random.Generator, num_steps: int = 10) -> OperatorGraph:
     """Branches, combines, shared layers, sparse tables, several losses or none."""
     graph = _Graph(rng)

@@ -1,11 +1,13 @@
 """Changes one after the other, against building and simulating afresh."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from keras_soap.costs.roofline import Roofline
+from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.simulator import reference
 from keras_soap.simulator.simulator import Simulator
 from keras_soap.strategy.parallel_config import ParallelConfig
@@ -38,11 +40,16 @@ def assert_stands_at(simulator: Simulator, strategy, costs: Costs, training: boo
     return timeline.step_time_ns
 
 
-def walk(seed: int, num_changes: int = 8, save_every: int | None = None) -> None:
+def walk(
+    seed: int,
+    num_changes: int = 8,
+    save_every: int | None = None,
+    operator_graph: Callable[[np.random.Generator], OperatorGraph] = random_problems.operator_graph,
+) -> None:
     """A random problem, and random proposals accepted, rejected and limited."""
     rng = np.random.default_rng(seed)
     topology = random_problems.machine(rng)
-    lowering = Lowering(random_problems.operator_graph(rng))
+    lowering = Lowering(operator_graph(rng))
     costs = Costs(lowering, topology, Roofline())
     training = bool(rng.random() < 0.8)
     space = random_problems.Space(lowering, topology.num_devices)
@@ -79,6 +86,11 @@ def walk(seed: int, num_changes: int = 8, save_every: int | None = None) -> None
 def test_any_sequence_of_changes_ends_where_a_fresh_simulation_does(block):
     for seed in range(40):
         walk(1000 * block + seed)
+
+
+def test_parts_that_nobody_reads_do_not_wait_for_gradients():
+    for seed in range(200):
+        walk(seed, operator_graph=random_problems.striding_graph)
 
 
 def test_reductions_of_any_size_cost_what_their_plans_do(monkeypatch):
