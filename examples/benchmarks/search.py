@@ -3,6 +3,8 @@
 Costs are simulated step times on analytic times of operators; no device is needed.
 
     python examples/benchmarks/search.py --model=nmt --num_devices=16 --seeds=5 --seconds=60
+
+With `--num_proposals` instead of `--seconds` the outcome depends on the seeds alone.
 """
 
 import json
@@ -29,6 +31,9 @@ _METHOD = flags.DEFINE_enum("method", "mcmc", METHODS, "How to search.")
 _DIMS = flags.DEFINE_string("dims", "SOAP", "Kinds of parallelism to search in.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "How many searches.", lower_bound=1)
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "For each of them.", lower_bound=0)
+_NUM_PROPOSALS = flags.DEFINE_integer(
+    "num_proposals", None, "Instead of seconds: strategies that each of them tries.", lower_bound=1
+)
 _REFERENCE_SECONDS = flags.DEFINE_float(
     "reference_seconds", 0.0, "For one long search to compare with; 0: none.", lower_bound=0
 )
@@ -38,10 +43,13 @@ _JSON_OUT = flags.DEFINE_string("json_out", None, "File for the figures.")
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def best_ms_at(result: SearchResult, seconds: float) -> float:
-    """The best step time that was known after `seconds`."""
-    known = [p.best_ns for p in result.history if p.seconds <= seconds]
-    return (known[-1] if known else result.history[0].best_ns) / 1e6
+def best_ms_at(result: SearchResult, share: float) -> float:
+    """The best step time that was known after a share of the budget."""
+    if _NUM_PROPOSALS.value is None:
+        known = [p for p in result.history if p.seconds <= share * _SECONDS.value]
+    else:
+        known = [p for p in result.history if p.proposals <= share * _NUM_PROPOSALS.value]
+    return (known[-1] if known else result.history[0]).best_ns / 1e6
 
 
 def figures_of(result: SearchResult) -> dict:
@@ -66,19 +74,21 @@ def main(_: list[str]) -> None:
     graph = MODELS[_MODEL.value](**arguments)
     topology = resolve(_TOPOLOGY.value) if _TOPOLOGY.value else scaled_cluster(_NUM_DEVICES.value)
 
-    def run(seconds: float, seed: int) -> SearchResult:
+    def run(budget: Budget, seed: int) -> SearchResult:
         return search(
             graph,
             topology,
-            budget=Budget(seconds),
+            budget=budget,
             seed=seed,
             dims=_DIMS.value,
             method=_METHOD.value,
             num_cores=_NUM_CORES.value,
         )
 
+    proposals = _NUM_PROPOSALS.value
+    budget = Budget(_SECONDS.value) if proposals is None else Budget(proposals=proposals)
     try:
-        results = [run(_SECONDS.value, seed) for seed in range(_SEEDS.value)]
+        results = [run(budget, seed) for seed in range(_SEEDS.value)]
     except SearchError as error:
         raise app.UsageError(str(error)) from error
     costs = [result.evaluation.step_time_ns / 1e6 for result in results]
@@ -92,7 +102,8 @@ def main(_: list[str]) -> None:
         "num_devices": topology.num_devices,
         "method": _METHOD.value,
         "dims": _DIMS.value.upper(),
-        "seconds": _SECONDS.value,
+        "seconds": budget.seconds,
+        "num_proposals": budget.proposals,
         "cost_source": str(results[0].cost_source),
         "baselines_ms": baselines,
         "best_cost_ms": costs,
@@ -108,7 +119,7 @@ def main(_: list[str]) -> None:
         print(f"  {name}: " + ("does not fit into memory" if cost is None else f"{cost:.3f} ms"))
     headers = [
         "seed",
-        *(f"{share * _SECONDS.value:g} s" for share in _SHARES),
+        *(f"{share:.0%}" for share in _SHARES),
         "end",
         "proposals/s",
         "ended by",
@@ -116,7 +127,7 @@ def main(_: list[str]) -> None:
     rows = [
         [
             str(result.seed),
-            *(f"{best_ms_at(result, share * _SECONDS.value):.3f}" for share in _SHARES),
+            *(f"{best_ms_at(result, share):.3f}" for share in _SHARES),
             f"{result.evaluation.step_time_ns / 1e6:.3f}",
             f"{result.proposals_per_second:,.0f}",
             ("optimum proved" if result.proved else str(result.stopped_by))
@@ -127,7 +138,7 @@ def main(_: list[str]) -> None:
     print(render(headers, rows, headers[:-1]))
     print(f"Spread (worst over best seed): {figures['spread']:.2%}")
     if _REFERENCE_SECONDS.value:
-        reference = run(_REFERENCE_SECONDS.value, _SEEDS.value)
+        reference = run(Budget(_REFERENCE_SECONDS.value), _SEEDS.value)
         figures["reference"] = figures_of(reference)
         figures["worst_over_reference"] = max(costs) / (reference.evaluation.step_time_ns / 1e6) - 1
         print(

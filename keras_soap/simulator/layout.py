@@ -260,7 +260,7 @@ class State(NamedTuple):
     edge: np.ndarray  # (E, NUM_PAIR_AT)
     block_row: np.ndarray  # (blocks,) first row in `task` or `pair`
     block_first: np.ndarray  # (blocks,) earliest ready time, or earlier
-    block_changed: np.ndarray  # (blocks,) 1 during a proposal that rebuilds it
+    block_changed: np.ndarray  # (blocks,) 1 during a proposal that changes it
     tail: np.ndarray  # (N, 2) least time from the end of a forward, a backward task to the end
     changed: np.ndarray  # (N,) operators of the proposal, then bare ones
     changed_edges: np.ndarray  # (E,)
