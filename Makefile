@@ -24,8 +24,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python;
 demo: $(VENV)/.installed-examples
 	$(BIN)/python examples/digits.py --output_dir=$(DEMO_OUTPUT)
 
+# For two cores: tests of several hosts, which come first, leave most of one to the others.
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

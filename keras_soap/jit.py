@@ -5,15 +5,20 @@
    away when any file of `strategy/` or `simulator/` has changed, or `tasks/all_reduce.py`, of which
    it has a constant.
 2. Functions that Python does not call borrow their arrays: they make no arrays, so there are no
-   references to count, which would cost more than the work.
+   references to count, which would cost more than the work. Nothing is compiled that Python would
+   call them through, which would be most of the code.
+3. Of processes that need the same kernel, one compiles it, and the others wait for its cache.
 """
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+
+from keras_soap.locks import locked
 
 
 def _forget_other_sources() -> None:
@@ -37,10 +42,35 @@ def _forget_other_sources() -> None:
 _forget_other_sources()
 
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
-_BORROWING: dict[str, Any] = {**_OPTIONS, "_nrt": False}
+_BORROWING: dict[str, Any] = {**_OPTIONS, "_nrt": False, "no_cpython_wrapper": True}
 
-entry = numba.njit(**_OPTIONS)
-"""For what Python calls, or what makes arrays."""
+
+def entry(function: Callable[..., Any]) -> Any:
+    """For what Python calls, or what makes arrays."""
+    dispatcher = numba.njit(**_OPTIONS)(function)
+    if hasattr(dispatcher, "stats"):  # Else numba is switched off.
+        dispatcher.compile = _in_turn(dispatcher)
+    return dispatcher
+
+
+def _in_turn(dispatcher: Any) -> Callable[..., Any]:
+    """What compiles or loads an `entry` function, under a lock."""
+    compile_or_load = dispatcher.compile
+    path = Path(dispatcher.stats.cache_path) / f"{_name_on_disk(dispatcher)}.lock"
+
+    def compile_in_turn(*signature: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # Where files cannot be written each compiles.
+                stack.enter_context(locked(path))
+            return compile_or_load(*signature)
+
+    return compile_in_turn
+
+
+def _name_on_disk(function: Any) -> str:
+    source = Path(function.py_func.__code__.co_filename)
+    return f"{source.stem}.{function.py_func.__qualname__}"
+
 
 njit = numba.njit(**_BORROWING)
 """For all others."""
@@ -53,6 +83,5 @@ def is_compiled(function: Any) -> bool:
     """Whether compiled code of an `entry` function is on disk, or it needs none."""
     if not hasattr(function, "stats"):
         return True  # numba is switched off.
-    source = Path(function.py_func.__code__.co_filename)
-    name = function.py_func.__qualname__
-    return any(Path(function.stats.cache_path).glob(f"{source.stem}.{name}-*.nbi"))
+    pattern = f"{_name_on_disk(function)}-*.nbi"
+    return any(Path(function.stats.cache_path).glob(pattern))

@@ -3,20 +3,20 @@
 1. A file for each environment: what was measured there is no good elsewhere.
 2. Each time is on disk as soon as it is known: an interrupted profile resumes.
 3. Several processes may write: each adds to what it finds, under a lock, and replaces the file as a
-   whole. Readers need no lock.
+   whole, so that without locks only entries may get lost. Readers need no lock.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import logging
 
 from keras_soap.costs.cost_table import PartTime
+from keras_soap.locks import locked
 from keras_soap.proto.files import write_atomically
 
 VERSION = 3
@@ -61,7 +61,7 @@ class CostCache:
         self._entries[key] = time
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path.with_suffix(".lock")):
+            with locked(self.path.with_suffix(".lock")):
                 self._entries = {**self._read(), **self._entries}
                 write_atomically(self.path, self._text().encode())
         except OSError as error:
@@ -95,16 +95,3 @@ class CostCache:
                 error,
             )
             return {}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of other writers on this machine."""
-    try:
-        import fcntl
-    except ImportError:  # Not a POSIX system. Files are replaced whole, but an entry may get lost.
-        yield
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # Closing unlocks.

@@ -175,7 +175,7 @@ def test_parts_are_the_same_inside_a_function(name):
     degrees = choices(subject)[-1]
     expected = run_parts(subject, degrees, inputs, gradients, training=False)
 
-    @tf.function
+    @tf.function(autograph=False)
     def computed(tensors):
         made = []
         for part in subject.parts(degrees):

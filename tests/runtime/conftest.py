@@ -23,3 +23,21 @@ def in_new_process(request):
         assert says in done.stdout + done.stderr
 
     return run
+
+
+@pytest.fixture
+def launch(request):
+    """Runs a module as a program on several clients, as `python -m keras_soap.launch` does."""
+
+    def run(num_clients: int, devices_per_client: int, program: str, *arguments: object):
+        command = [sys.executable, "-m", "keras_soap.launch", f"--num_clients={num_clients}"]
+        command += [f"--devices_per_client={devices_per_client}", "--", sys.executable, "-m"]
+        return subprocess.run(
+            [*command, program, *map(str, arguments)],
+            cwd=request.config.rootpath,
+            capture_output=True,
+            text=True,
+            timeout=540,
+        )
+
+    return run

@@ -1,10 +1,8 @@
 """Clients that differ are told so, each of them, and name what differs and where."""
 
 import re
-import sys
 
-from tests.runtime.test_cluster import launch
-
+PROGRAM = "tests.runtime.differing_program"
 DIFFERENCES = {
     "model": r"Clients differ at the model .*: operator 1 is inner .* on client 0 .*, but inner .* "
     r"on client 1",
@@ -23,21 +21,16 @@ DIFFERENCES = {
 }
 
 
-def start(request, *differences):
-    program = [sys.executable, "-m", "tests.runtime.differing_program", *differences]
-    return launch(request, 2, 2, *program)
-
-
-def test_each_difference_is_named_on_every_client(request):
-    done = start(request, *DIFFERENCES)
+def test_each_difference_is_named_on_every_client(launch):
+    done = launch(2, 2, PROGRAM, *DIFFERENCES)
     assert done.returncode == 0, done.stderr
     for client in (0, 1):
         for what, says in DIFFERENCES.items():
             assert re.search(rf"\[{client}\] {what}: .*{says}", done.stdout), done.stdout
 
 
-def test_a_difference_of_versions_and_settings_is_named_at_the_start(request):
-    done = start(request, "floatx")
+def test_a_difference_of_versions_and_settings_is_named_at_the_start(launch):
+    done = launch(2, 2, PROGRAM, "floatx")
     assert done.returncode == 1
     for client in (0, 1):
         assert re.search(

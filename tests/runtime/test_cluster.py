@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -27,24 +25,16 @@ CASES = [
 not equally large."""
 
 
-def launch(request, num_clients, devices_per_client, *program, timeout_s=540):
-    command = [sys.executable, "-m", "keras_soap.launch", f"--num_clients={num_clients}"]
-    command += [f"--devices_per_client={devices_per_client}", "--", *program]
-    return subprocess.run(
-        command, cwd=request.config.rootpath, capture_output=True, text=True, timeout=timeout_s
-    )
-
-
 @pytest.mark.parametrize(
     ("num_clients", "devices_per_client", "cases"),
     [(2, 2, CASES), (4, 1, ["wide|S|sgd", "vectors|anything 3|adam", "pairs|P|adam|sharded"])],
 )
 def test_training_evaluation_and_prediction_are_those_of_keras_on_every_client(
-    request, tmp_path, num_clients, devices_per_client, cases
+    launch, tmp_path, num_clients, devices_per_client, cases
 ):
     # Each client compares with plain Keras itself.
-    program = ["-m", "tests.runtime.cluster_program", str(tmp_path), *cases]
-    done = launch(request, num_clients, devices_per_client, sys.executable, *program)
+    program = "tests.runtime.cluster_program"
+    done = launch(num_clients, devices_per_client, program, tmp_path, *cases)
     assert done.returncode == 0, done.stdout + done.stderr
     first, *others = (
         json.loads((tmp_path / f"{client}.json").read_text()) for client in range(num_clients)
@@ -54,18 +44,14 @@ def test_training_evaluation_and_prediction_are_those_of_keras_on_every_client(
         assert other == first, "not to the last bit"
 
 
-def backup(request, num_clients, devices_per_client, *arguments):
-    program = [sys.executable, "-m", "tests.runtime.backup_program", *map(str, arguments)]
-    return launch(request, num_clients, devices_per_client, *program)
-
-
 def losses(output):
     """By client and epoch."""
     found = re.findall(r"\[(\d)\] epoch (\d) loss (\S+)", output)
     return {(int(client), int(epoch)): float(loss) for client, epoch, loss in found}
 
 
-def test_killed_training_goes_on_from_the_last_epoch_on_other_numbers_of_hosts(request, tmp_path):
+def test_killed_training_goes_on_from_the_last_epoch_on_other_numbers_of_hosts(launch, tmp_path):
+    program = "tests.runtime.backup_program"
     model = backup_program.model()
     plain = model.fit(
         *backup_program.data(),
@@ -81,22 +67,21 @@ def test_killed_training_goes_on_from_the_last_epoch_on_other_numbers_of_hosts(r
         for (_, epoch), loss in found.items():
             assert loss == pytest.approx(plain[epoch], rel=1e-5)
 
-    two = backup(request, 2, 2, tmp_path, 1, 1)
+    two = launch(2, 2, program, tmp_path, 1, 1)
     assert two.returncode == 128 + 9
     assert re.search(r"\[0\] .*ClusterError: client 1 \(127.0.0.1:\d+\) has ended", two.stderr)
     assert_epochs(two.stdout, (0, 1), [0])
-    four = backup(request, 4, 1, tmp_path, 0, 2)
+    four = launch(4, 1, program, tmp_path, 0, 2)
     assert four.returncode == 128 + 9
     assert re.search(r"\[3\] .*ClusterError: client 0 \(127.0.0.1:\d+\) has ended", four.stderr)
     assert_epochs(four.stdout, range(4), [1])
-    one = backup(request, 1, 4, tmp_path)
+    one = launch(1, 4, program, tmp_path)
     assert one.returncode == 0, one.stderr
     assert_epochs(one.stdout, [0], [2, 3])
 
 
-def test_callbacks_decide_alike_on_all_clients_and_write_on_client_0_alone(request, tmp_path):
-    program = [sys.executable, "-m", "tests.runtime.callbacks_program", str(tmp_path)]
-    done = launch(request, 2, 2, *program)
+def test_callbacks_decide_alike_on_all_clients_and_write_on_client_0_alone(launch, tmp_path):
+    done = launch(2, 2, "tests.runtime.callbacks_program", tmp_path)
     assert done.returncode == 0, done.stderr
     ours, other = (json.loads((tmp_path / f"{client}.json").read_text()) for client in (0, 1))
     assert other == ours
