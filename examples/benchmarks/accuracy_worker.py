@@ -79,11 +79,13 @@ def plan(name: str, folder: Path, options: Options) -> None:
     from keras_soap.costs.timing import Precision
     from keras_soap.proto.files import write_atomically
     from keras_soap.runtime.measured_topology import measure_topology
-    from keras_soap.runtime.measuring import measure_all
+    from keras_soap.runtime.measuring import measure_all, with_measured_pool
     from keras_soap.search.problem import Budget, Problem
     from keras_soap.search.run import search
     from keras_soap.strategy import proto_io
+    from keras_soap.tasks.lowering import Lowering
     from keras_soap.topology import proto_io as topology_io
+    from keras_soap.topology.device_topology import DeviceTopology
     from keras_soap.topology.local import local_topology
 
     network, batch, time_chunk = network_and_batch(name, options.size)
@@ -91,9 +93,15 @@ def plan(name: str, folder: Path, options: Options) -> None:
     network._symbolic_build(data_batch=(x, y, weights))
     captured = capture_step(network, len(y), y, weights, time_chunk).model
     precision = Precision(seconds=options.part_seconds)
-    topology, _ = measure_topology(local_topology(), precision)
-    profile = MeasuredProfile(captured, topology, network.optimizer, precision=precision)
-    measure_all(profile, Problem(captured.graph, topology, profile).lowering, topology)
+    lowering = Lowering(captured.graph)
+
+    def profile_on(topology: DeviceTopology) -> MeasuredProfile:
+        return MeasuredProfile(captured, topology, network.optimizer, precision=precision)
+
+    topology = with_measured_pool(lowering, local_topology(), profile_on)
+    topology, _ = measure_topology(topology, precision)
+    profile = profile_on(topology)
+    measure_all(profile, lowering, topology)
     table = profile.table()
     folder.mkdir(parents=True, exist_ok=True)
     topology_io.save(folder / "topology.textproto", topology)

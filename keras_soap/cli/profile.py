@@ -10,6 +10,7 @@ from keras_soap.cli.models import TIME_CHUNK_HELP, load_layers
 from keras_soap.cli.quiet import quiet
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.topology import proto_io as topology_io
+from keras_soap.topology.device_topology import DeviceTopology
 
 SUMMARY = "Measures a model's operators, and the connections of this machine's devices."
 USAGE = """--model=M --batch_size=N --profile_out=FILE --topology_out=FILE
@@ -77,48 +78,56 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         from keras_soap.runtime import cluster, cluster_topology
         from keras_soap.runtime.devices import use_logical_cpus
         from keras_soap.runtime.measured_network import measure_network
-        from keras_soap.runtime.measured_topology import measure_topology, with_pool
-        from keras_soap.runtime.measuring import measure_all
+        from keras_soap.runtime.measured_topology import measure_topology
+        from keras_soap.runtime.measuring import measure_all, with_measured_pool
         from keras_soap.tasks.lowering import Lowering
         from keras_soap.topology.local import local_topology
 
         if values.num_devices is not None:
             use_logical_cpus(values.num_devices)
         client = cluster.join_cluster()
-    topology = with_pool(local_topology())
+    # Of the network, all clients measure; of the rest, client 0 does, as others would alike.
+    everyone, network = None, []
+    if values.topology_out and cluster.current() is not None:
+        everyone = cluster_topology.everyone()
+        names = cluster_topology.tensorflow_names(everyone)
+        everyone, network = measure_network(everyone, names)
+    if client:
+        return
     began = time.perf_counter()
     precision = Precision(seconds=values.part_seconds)
+    model, captured = load_layers(values.model, values.batch_size, True, values.time_chunk)
+    lowering = Lowering(captured.graph)
+    profiles: list[MeasuredProfile] = []
+
+    def profile_on(topology: DeviceTopology) -> MeasuredProfile:
+        profiles.append(MeasuredProfile(captured, topology, model.optimizer, precision=precision))
+        return profiles[-1]
+
+    topology = with_measured_pool(lowering, local_topology(), profile_on)
     if values.topology_out:
         _say("Measuring connections of " + ", ".join(device.name for device in topology.devices))
-        everyone, network = None, []
-        if cluster.current() is not None:
-            everyone = cluster_topology.everyone()
-            names = cluster_topology.tensorflow_names(everyone)
-            everyone, network = measure_network(everyone, names)
-        # One client after the other would measure alike; client 0 does, for all.
-        if client == 0:
-            topology, links = measure_topology(topology, precision, progress=values.progress)
-            whole = cluster_topology.with_inside(everyone, topology) if everyone else topology
-            topology_io.save(values.topology_out, whole)
-            print(_links_table(topology, links))
-            print(_network_table(network), end="")
-            print(f"Wrote the topology to {values.topology_out}")
-    if not values.profile_out or client:
+        topology, links = measure_topology(topology, precision, progress=values.progress)
+        whole = cluster_topology.with_inside(everyone, topology) if everyone else topology
+        topology_io.save(values.topology_out, whole)
+        print(_links_table(topology, links))
+        print(_network_table(network), end="")
+        print(f"Wrote the topology to {values.topology_out}")
+    if not values.profile_out:
         return
-    model, captured = load_layers(values.model, values.batch_size, True, values.time_chunk)
-    profile = MeasuredProfile(captured, topology, model.optimizer, precision=precision)
+    profile = profile_on(topology)
     try:
-        measure_all(
-            profile, Lowering(captured.graph), topology, values.dims.upper(), values.progress
-        )
+        measure_all(profile, lowering, topology, values.dims.upper(), values.progress)
     except KeyboardInterrupt:
-        _say(f"Interrupted; {profile.num_measured} new times are kept in {profile.cache.path}")
+        num_measured = sum(made.num_measured for made in profiles)
+        _say(f"Interrupted; {num_measured} new times are kept in {profile.cache.path}")
         raise
     seconds = time.perf_counter() - began
     table = profile.table()
+    num_measured = sum(made.num_measured for made in profiles)
     cost_io.save(values.profile_out, table)
     print(
-        f"{len(table.entries)} times, {profile.num_measured} of them measured now, the others "
+        f"{len(table.entries)} times, {num_measured} of them measured now, the others "
         f"from {profile.cache.path}\nMeasuring took {seconds:.1f} s\n"
         f"Wrote the profile to {values.profile_out}"
     )

@@ -5,9 +5,11 @@ function. Forward is what the forward pass takes beyond an empty function on the
 arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
 weights are what all together takes beyond that.
 
-On logical CPUs the others compute meanwhile; see `running`.
+On logical CPUs the others compute meanwhile, and the part runs in one thread; if there are no
+others, in all threads, as TensorFlow runs it. See `running`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +39,10 @@ ROUGH = Precision(min_runs=3, max_runs=3)
 
 SMALL_UPDATE_BYTES = 256 * 1024
 """Weights up to this size are updated in several copies."""
+
+NUM_LARGE_UPDATES = 2
+"""Larger weights that are updated at once: where they have all threads they share them, as in a
+step."""
 
 NUM_CHAINED = 64
 """Bare tasks that run one after the other, to tell what one takes."""
@@ -141,10 +147,11 @@ def _part_time(
     """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
     device, *others = devices
     longest, arguments = functions[-1]
-    empty = runner(_empty, arguments, device)
-    once = time_in_turn([empty, runner(longest, arguments, device)], ROUGH).beyond_previous_ns[0]
+    run = functools.partial(runner, device=device, in_one_thread=bool(others))
+    empty = run(_empty, arguments)
+    once = time_in_turn([empty, run(longest, arguments)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
-    runners = [runner(f, arguments, device, copies) for f, arguments in functions]
+    runners = [run(function, given, copies=copies) for function, given in functions]
     with busy(others):
         timing = time_in_turn([empty, *runners], precision)
     forward_ns, backward_ns, weight_gradient_ns = [
@@ -164,10 +171,10 @@ def measure_update(
 ) -> PartTime:
     """Times the update of `num_bytes` of float32 weights, by a clone of `optimizer`.
 
-    Small weights are updated several at once, as in a step.
+    Several at once, as in a step.
     """
     num_elements = max(1, num_bytes // 4)
-    copies = NUM_COPIES if num_bytes <= SMALL_UPDATE_BYTES else 1
+    copies = NUM_COPIES if num_bytes <= SMALL_UPDATE_BYTES else NUM_LARGE_UPDATES
     device, *others = devices
     with tf.device(device):
         values = np.zeros(num_elements, "float32")
@@ -180,7 +187,10 @@ def measure_update(
         return []
 
     arguments = on_device([np.ones(num_elements, "float32")] * copies, device)
-    runners = [runner(function, arguments, device) for function in (_empty, update)]
+    runners = [
+        runner(function, arguments, device, in_one_thread=bool(others))
+        for function in (_empty, update)
+    ]
     with busy(others):
         timing = time_in_turn(runners, precision)
     update_ns = timing.beyond_previous_ns[0] // copies
@@ -202,7 +212,10 @@ def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartT
     values = [tf.ones((1, 4)), tf.eye(4, 8), tf.zeros(8)]
     device, *others = devices
     arguments = on_device(values, device)
-    runners = [runner(chain(length), arguments, device) for length in (1, 1 + NUM_CHAINED)]
+    runners = [
+        runner(chain(length), arguments, device, in_one_thread=bool(others))
+        for length in (1, 1 + NUM_CHAINED)
+    ]
     with busy(others):
         timing = time_in_turn(runners, precision)
     overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED

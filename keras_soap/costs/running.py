@@ -3,7 +3,8 @@
 Logical CPUs share memory, its bandwidth and cores. So while one of them is timed the others do what
 a step is made of: they multiply matrices, and go through memory. And it computes in one thread
 only, since that threads of idle devices would help is for the simulator to say (`Device.pool`).
-GPUs have memory and cores of their own.
+Where one task at a time has all cores, it is timed alone, in all threads. GPUs have memory and
+cores of their own.
 """
 
 import concurrent.futures
@@ -33,11 +34,16 @@ def runner(
     arguments: Sequence[tf.Tensor],
     device: str,
     copies: int = 1,
+    in_one_thread: bool = False,
 ) -> Callable[[], list[tf.Tensor]]:
     """Runs `function` on the arguments, which are on `device`; has run once.
 
-    It runs `copies` times, one after the other. All that it makes is returned, so that nothing is
-    pruned.
+    Args:
+        function: What to run. All that it makes is returned, so that nothing is pruned.
+        arguments: Of the function.
+        device: Where.
+        copies: How often, one after the other.
+        in_one_thread: Whether in the thread that calls, where that can be done.
     """
 
     @tf.function(
@@ -67,7 +73,7 @@ def runner(
         with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
             return concrete(*arguments)
 
-    if device.startswith("CPU"):
+    if in_one_thread:
         try:
             call_in_one_thread()
             return call_in_one_thread
@@ -115,7 +121,7 @@ def _load(device: str) -> Callable[[], object]:
 
     # Powers of the identity neither overflow nor vanish.
     values = [np.eye(LOAD_SIZE, dtype="float32"), np.ones(LOAD_BYTES // 4, "float32")]
-    return runner(rounds, on_device(values, device), device)
+    return runner(rounds, on_device(values, device), device, in_one_thread=True)
 
 
 def on_device(values: Sequence[Any], device: str) -> list[tf.Tensor]:

@@ -22,7 +22,7 @@ from keras_soap.costs.measure import MeasuredProfile, at_once
 from keras_soap.costs.roofline import Roofline
 from keras_soap.runtime import cluster, cluster_topology
 from keras_soap.runtime.measured_topology import measure_topology, with_pool
-from keras_soap.runtime.measuring import measure_all
+from keras_soap.runtime.measuring import measure_all, with_measured_pool
 from keras_soap.strategy.baselines import BASELINES
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.topology.device_topology import DeviceTopology
@@ -71,6 +71,9 @@ def measured_costs(
     # Of one process the topology's own devices, which may be fewer than there are.
     here = topology if ours is None else local_topology()
     if is_local and dims is not None:
+        here = with_measured_pool(
+            lowering, here, lambda on: MeasuredProfile(captured, on, optimizer)
+        )
         here, _ = measure_topology(here, progress=progress)
         topology = here if ours is None else cluster_topology.with_inside(topology, here)
     elif ours is not None:

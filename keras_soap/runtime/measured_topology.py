@@ -72,7 +72,8 @@ def measure_topology(
     What the cache knows of this environment is not measured again.
 
     Args:
-        topology: Of this process, as `topology.local` describes it: all devices on one switch.
+        topology: Of this process, as `topology.local` describes it: all devices on one switch;
+            with a pool, or to be given that of `with_pool`.
         precision: When to stop repeating.
         cache_folder: By default the user's cache directory.
         progress: Whether to show a progress bar, on stderr.
@@ -87,7 +88,7 @@ def measure_topology(
     }
     for size in COPY_BYTES if topology.num_devices > 1 else ():
         for kind, measure in (("copy", measure_copy), ("all_reduce", measure_all_reduce)):
-            key = json.dumps([kind, topology.num_devices, size])
+            key = json.dumps([kind, topology.num_devices, topology.devices[0].pool_size, size])
             wanted[key] = kind, size, functools.partial(measure, topology, size, precision)
     found: list[LinkTime] = []
     overhead_ns = 0
@@ -110,18 +111,23 @@ def measure_topology(
     return (fit(topology, found) if found else topology), found
 
 
-def with_pool(topology: DeviceTopology) -> DeviceTopology:
+def with_pool(topology: DeviceTopology, one_task: bool = False) -> DeviceTopology:
     """The topology whose logical CPUs share the cores of the machine, as TensorFlow's do.
 
     As many tasks run at once as TensorFlow has threads for operations, but no more than there are
-    cores for those that each operation uses. GPUs are left as they are.
+    cores for those that each operation uses. GPUs are left as they are, and so are pools.
+
+    Args:
+        topology: Of this machine.
+        one_task: Whether one task at a time has all of the cores instead.
     """
-    if any(device.kind != "CPU" for device in topology.devices):
+    if any(device.kind != "CPU" or device.pool for device in topology.devices):
         return topology
-    cores = num_cores()
-    most = cores // _cores_per_task()
-    threads = tf.config.threading.get_inter_op_parallelism_threads() or cores
-    pool_size = max(1, min(most, threads))
+    most = num_cores() // _cores_per_task()
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or num_cores()
+    # A device that is alone is timed in all threads: that is its only task then.
+    one_task = one_task or topology.num_devices == 1
+    pool_size = 1 if one_task else max(1, min(most, threads))
     share = topology.num_devices / pool_size
     devices = tuple(
         dataclasses.replace(
@@ -246,7 +252,7 @@ def _time(
 
     Where devices share cores, a transfer or a reduction holds one place of the pool for its time
     (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
-    time of all of them together.
+    time of all of them together, if the pool has more than one place.
     """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments]
     runners = []
@@ -262,7 +268,7 @@ def _time(
         runners.append(run)
     timing = time_in_turn(runners, precision)
     time_ns = timing.beyond_previous_ns[0] // hops
-    if topology.devices[0].pool:
+    if topology.devices[0].pool_size > 1:
         of_cores = time_in_turn(runners, precision, time.process_time_ns)
         time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // _cores_per_task())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

@@ -1,15 +1,33 @@
-"""Measures all that a search may ask of a model on this machine, before it asks."""
+"""Measures all that a search may ask of a model on this machine, before it asks.
 
-from collections.abc import Iterator
+Logical CPUs share cores. Where an operation keeps one core at work, as convolutions do, a core runs
+one task, and its time is that in one thread. Where a task has several operations at a time, as
+those of recurrent layers have, TensorFlow spreads them over idle cores, and how many tasks run at
+once makes no difference: a task then has all cores, one after the other, and its time is that in
+all threads. Which of them fits a model better is measured.
+"""
+
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
 from keras_soap.costs.measure import MeasuredProfile
+from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions
+from keras_soap.runtime.measured_topology import with_pool
 from keras_soap.strategy.search_space import all_degrees
 from keras_soap.tasks.lowering import Lowering
 from keras_soap.topology.device_topology import DeviceTopology
+
+HEAVIEST_SHARE = 0.8
+"""Of a model's work; the operators that do it tell how many cores a task uses."""
+
+MOST_HEAVIEST = 6
+"""Of them, as measuring takes time."""
+
+MOST_TASKS = 1.5
+"""A task has all cores if no more tasks than this would keep them busy."""
 
 
 def all_parts(
@@ -49,3 +67,48 @@ def measure_all(
             bar.set_postfix_str(operator.name, refresh=False)
             profile.part_times_ns(operator, regions, topology.devices[0])
     profile.measure_updates()
+
+
+def with_measured_pool(
+    lowering: Lowering,
+    topology: DeviceTopology,
+    profile_on: Callable[[DeviceTopology], MeasuredProfile],
+) -> DeviceTopology:
+    """The topology whose logical CPUs share cores in the way that fits the model better.
+
+    Args:
+        lowering: Of the model's graph.
+        topology: Of this machine. If it has a pool, or GPUs, it is left as it is.
+        profile_on: Makes the profile of the model on a topology.
+    """
+    topologies = with_pool(topology), with_pool(topology, one_task=True)
+    places = topologies[0].devices[0].pool_size
+    if places == topologies[1].devices[0].pool_size:
+        return topologies[0]
+    one_thread_ns, all_threads_ns = (_work_ns(lowering, on, profile_on(on)) for on in topologies)
+    num_tasks = places * all_threads_ns / max(1, one_thread_ns)
+    return topologies[num_tasks < MOST_TASKS]
+
+
+def _work_ns(lowering: Lowering, topology: DeviceTopology, profile: MeasuredProfile) -> int:
+    """Time of the heaviest operators, but for gradients of weights, which are tasks beside."""
+    device = topology.devices[0]
+    roofline = Roofline()
+    whole: dict[str, tuple[Operator, Regions]] = {}
+    work: dict[str, int] = {}
+    for number, operator in enumerate(lowering.graph.operators):
+        degrees = (1,) * len(lowering.dimensions[number])
+        regions = lowering.operator(number, degrees).outputs[0]
+        times = roofline.part_times_ns(operator, regions, device)
+        whole[operator.signature] = operator, regions
+        work[operator.signature] = work.get(operator.signature, 0) + sum(int(t[0]) for t in times)
+    heaviest = sorted(work, key=lambda signature: -work[signature])[:MOST_HEAVIEST]
+    total_ns, left = 0, HEAVIEST_SHARE * sum(work.values())
+    for signature in heaviest:
+        if left <= 0:
+            break
+        left -= work[signature]
+        times = profile.part_times_ns(*whole[signature], device)
+        count = sum(o.signature == signature for o in lowering.graph.operators)
+        total_ns += count * int(times.forward[0] + times.backward[0])
+    return total_ns

@@ -26,7 +26,8 @@ def test_what_one_thread_cannot_run_is_run_by_several(monkeypatch):
         raise tf.errors.UnimplementedError(None, None, executor)
 
     monkeypatch.setattr(tf.experimental, "function_executor_type", refuse)
-    call = running.runner(lambda flat: [flat[0] * 2], running.on_device([4.0], "CPU:0"), "CPU:0")
+    arguments = running.on_device([4.0], "CPU:0")
+    call = running.runner(lambda flat: [flat[0] * 2], arguments, "CPU:0", in_one_thread=True)
     assert float(call()[0]) == 8
 
 

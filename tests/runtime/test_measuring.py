@@ -7,12 +7,16 @@ import tensorflow as tf
 from keras import layers
 
 from keras_soap import SoapStrategy
+from keras_soap.capture.planning import capture_with_layers
 from keras_soap.costs import measure, measure_parts, proto_io
 from keras_soap.costs.cost_table import CostTable, PartTime
+from keras_soap.costs.measure import MeasuredProfile
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import CostError
 from keras_soap.runtime import measured_topology
 from keras_soap.runtime.measured_topology import LinkTime, fit, predict
+from keras_soap.runtime.measuring import with_measured_pool
+from keras_soap.tasks.lowering import Lowering
 from keras_soap.topology.local import local_topology
 
 
@@ -58,6 +62,36 @@ def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
     assert measure.at_once(found) == min(2, pool_size)
     whole, shared = topology.devices[0], found.devices[0]
     assert shared.peak_flops_per_s * pool_size == pytest.approx(2 * whole.peak_flops_per_s)
+
+
+@pytest.mark.parametrize(
+    ("cores", "all_threads_share", "pool_size"),
+    [(2, 1.0, 2), (2, 0.8, 2), (2, 0.7, 1), (2, 0.5, 1), (8, 0.5, 8), (8, 0.15, 1)],
+)
+def test_a_task_has_all_cores_where_it_keeps_them_busy(
+    monkeypatch, cores, all_threads_share, pool_size
+):
+    def measure_part(captured, number, part, differentiated, has_backward, devices, precision):
+        others = len(devices) - 1
+        return PartTime(int(9_000_000 * (1 if others else all_threads_share)), 0, 0.0, 1, others)
+
+    monkeypatch.setattr(measure_parts, "measure_part", measure_part)
+    monkeypatch.setattr(measured_topology, "num_cores", lambda: cores)
+    threads = tf.config.threading
+    monkeypatch.setattr(threads, "get_intra_op_parallelism_threads", lambda: 1)
+    monkeypatch.setattr(threads, "get_inter_op_parallelism_threads", lambda: cores)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    captured = capture_with_layers(model, 8, training=True)
+
+    def profile_on(topology):
+        return MeasuredProfile(captured, topology)
+
+    topology = local_topology().subset(2)
+    found = with_measured_pool(Lowering(captured.graph), topology, profile_on)
+    assert found == measured_topology.with_pool(topology, one_task=pool_size == 1)
+    assert found.devices[0].pool_size == pool_size
+    assert with_measured_pool(Lowering(captured.graph), found, profile_on) == found
 
 
 def fit_with(**arguments) -> SoapStrategy:
@@ -107,6 +141,11 @@ def test_a_file_that_does_not_fit_is_used_with_a_warning(tmp_path, caplog):
     assert "has no times of 3 of 5 operators" in caplog.text
     with pytest.raises(CostError, match=r"Cannot read .*missing\.pb"):
         fit_with(profile=tmp_path / "missing.pb")
+
+
+def parts_of(measured):
+    """Parts among measurements, each with the devices that are busy meanwhile."""
+    return [(asked[2], asked[5]) for asked in measured if isinstance(asked, tuple)]
 
 
 def test_connections_that_predict_measurements_are_found():
