@@ -119,6 +119,33 @@ def language_model() -> keras.Model:
     return keras.Model(words, layers.Dense(VOCABULARY, activation="softmax")(x))
 
 
+def tied_language_model() -> keras.Model:
+    """The same with one table for words that are read and words that are predicted."""
+    words = keras.Input(WORDS[0], dtype="int32")
+    table = layers.ReversibleEmbedding(VOCABULARY, 16)
+    x = TransformerBlock(16, 4, 32)(LearnedPositions()(table(words)), causal=True)
+    return keras.Model(words, layers.Softmax()(table(x, reverse=True)))
+
+
+class Mirrored(layers.Layer):
+    """Goes back through a dense layer: by its kernel, transposed."""
+
+    def __init__(self, dense: layers.Dense, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dense = dense
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.dense.kernel))
+
+
+def tied_autoencoder() -> keras.Model:
+    """An autoencoder whose decoder has the weights of its encoder."""
+    series = keras.Input(SERIES[0])
+    encoder = layers.Dense(8, "relu")
+    x = Mirrored(encoder)(encoder(series))
+    return keras.Model(series, x)
+
+
 class Patches(layers.Layer):
     """Cuts images into squares."""
 
@@ -279,6 +306,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "text_transformer": Architecture(text_transformer, WORDS),
     "grouped_query_transformer": Architecture(grouped_query_transformer, WORDS),
     "language_model": Architecture(language_model, WORDS, (STEPS,), num_classes=VOCABULARY),
+    "tied_language_model": Architecture(
+        tied_language_model, WORDS, (STEPS,), num_classes=VOCABULARY
+    ),
+    "tied_autoencoder": Architecture(tied_autoencoder, SERIES, SERIES[0], "mean_squared_error"),
     "vision_transformer": Architecture(vision_transformer, IMAGE),
     "mixer": Architecture(mixer, IMAGE),
     "structured_data": Architecture(

@@ -24,6 +24,31 @@ def _hub(name: str, config: dict[str, Any], head: Callable[[Any], Any]) -> Calla
     return build
 
 
+def _causal_lm() -> keras.Model:
+    """GPT-2, which predicts words by the table that it looks them up in."""
+    import keras_hub
+
+    backbone = keras_hub.models.GPT2Backbone(**_ENCODER, dropout=0.0, max_sequence_length=STEPS)
+    model = keras_hub.models.GPT2CausalLM(backbone)
+    return keras.Model(model.input, layers.Softmax()(model.output))
+
+
+def _masked_lm() -> keras.Model:
+    """BERT, which predicts words at some positions, likewise."""
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(**_ENCODER, dropout=0.0, max_sequence_length=STEPS)
+    model = keras_hub.models.BertMaskedLM(backbone)
+    names = ("token_ids", "segment_ids", "padding_mask", "mask_positions")
+    inputs = {name: keras.Input(WORDS[0], dtype="int32", name=name) for name in names}
+    read = {
+        **inputs,
+        "segment_ids": ops.mod(inputs["segment_ids"], 2),
+        "mask_positions": ops.mod(inputs["mask_positions"], STEPS),
+    }
+    return keras.Model(inputs, layers.Softmax()(model(read)))
+
+
 def _text_inputs(*names: str) -> dict[str, Any]:
     return dict.fromkeys(names, WORDS)
 
@@ -53,6 +78,18 @@ HUB_ARCHITECTURES: dict[str, Architecture] = {
     "hub_gpt2": Architecture(
         _hub("GPT2Backbone", {**_ENCODER, "dropout": 0.0, "max_sequence_length": STEPS}, _mean),
         _text_inputs("token_ids", "padding_mask"),
+    ),
+    "hub_gpt2_causal_lm": Architecture(
+        _causal_lm,
+        _text_inputs("token_ids", "padding_mask"),
+        (STEPS,),
+        num_classes=VOCABULARY,
+    ),
+    "hub_bert_masked_lm": Architecture(
+        _masked_lm,
+        _text_inputs("token_ids", "segment_ids", "padding_mask", "mask_positions"),
+        (STEPS,),
+        num_classes=VOCABULARY,
     ),
     "hub_t5": Architecture(
         _hub(

@@ -22,24 +22,38 @@ from keras_soap.capture.decisions import (
 )
 from keras_soap.capture.functions import function_of, has_graph
 from keras_soap.capture.opening import autocast_of
-from keras_soap.capture.time_blocks import LayerCall, TimeBlocks, Traced
+from keras_soap.capture.time_blocks import LayerCall, TimeBlocks
+from keras_soap.capture.traced import Traced
+from keras_soap.capture.weights import Weights
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import (
     Operator,
     OperatorGraph,
     TensorRef,
     TensorSpec,
-    WeightSpec,
 )
 from keras_soap.operators import registry
-from keras_soap.operators.computation import read_variables
 from keras_soap.operators.fallback import ADDED_LOSSES
 
 
 class GraphBuilder:
     """Collects operators; losses are added on top of a model's by `capture.losses`."""
 
-    def __init__(self, name: str, batch_size: int, time_chunk: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        batch_size: int,
+        time_chunk: int | None = None,
+        apart: Sequence[keras.Variable] = (),
+    ):
+        """Starts with no operators.
+
+        Args:
+            name: Of the model.
+            batch_size: Samples in one step.
+            time_chunk: As in `capture.model.capture`.
+            apart: Weights that are operators of their own (see `weights`).
+        """
         if batch_size < 1:
             raise CaptureError(f"batch_size={batch_size} must be 1 or more.")
         self.name = name
@@ -47,9 +61,7 @@ class GraphBuilder:
         self.operators: list[Operator] = []
         self.layers: list[Any] = []
         self._arguments: list[Arguments | None] = []
-        self._weights: list[WeightSpec] = []
-        self._variables: list[keras.Variable] = []
-        self._weight_numbers: dict[int, int] = {}
+        self.weights = Weights(self, apart)
         self._names: set[str] = set()
         self._stable_names: dict[int, str] = {}
         self._counts: dict[str, int] = {}
@@ -113,20 +125,20 @@ class GraphBuilder:
             unique, count = f"{name}_{count}", count + 1
         self._names.add(unique)
         owner = layer if variables_of is None else variables_of
-        weights, weight_specs = self.weights_of(owner)
-        self.operators.append(
-            Operator(
-                unique,
-                kind,
-                layer_name,
-                tuple(inputs),
-                tuple(self.operators[ref.operator].output_specs[ref.output] for ref in inputs),
-                output_specs,
-                weights,
-                weight_specs,
-                attributes,
-            )
+        weights, weight_specs = self.weights.of(owner)
+        operator = Operator(
+            unique,
+            kind,
+            layer_name,
+            tuple(inputs),
+            tuple(self.operators[ref.operator].output_specs[ref.output] for ref in inputs),
+            output_specs,
+            weights,
+            weight_specs,
+            attributes,
         )
+        operator = self.weights.handed(operator, isinstance(layer, keras.Layer))
+        self.operators.append(operator)
         self.layers.append(layer)
         self._arguments.append(arguments)
         return len(self.operators) - 1
@@ -135,13 +147,13 @@ class GraphBuilder:
         self, inputs: Sequence[int], outputs: Sequence[Traced], structure: Any
     ) -> CapturedModel:
         graph = OperatorGraph(
-            self.name, self.batch_size, tuple(self.operators), tuple(self._weights)
+            self.name, self.batch_size, tuple(self.operators), tuple(self.weights.specs)
         )
         return CapturedModel(
             graph,
             tuple(self.layers),
             tuple(self._arguments),
-            tuple(self._variables),
+            tuple(self.weights.variables),
             tuple(inputs),
             tuple(output.refs for output in outputs),
             structure,
@@ -185,10 +197,16 @@ class GraphBuilder:
         if id(node) in place.inner:
             call, decision = place.inner[id(node)]
         else:
-            specs = tuple(map(self.spec, inputs))
+            read = [(self.spec(x), x.of_weights) for x in inputs]
             mode = training_mode(node, place.training, place.is_graph)
-            call = call_of(node, specs, mode, place.autocast, self.batch_size)
+            call = call_of(node, read, mode, place.autocast, self.batch_size)
             decision = decide(call, self.batch_size)
+        if any(weight is not None for weight in call.weights):
+            tensors = iter(inputs)
+            inputs = [
+                next(tensors) if weight is None else self.weights.read(weight, spec, place.prefix)
+                for weight, spec in zip(call.weights, call.inputs, strict=True)
+            ]
         if does_nothing(call):
             return inputs
         operation = call.operation
@@ -198,6 +216,8 @@ class GraphBuilder:
             traced = self._add_opened(call, decision, [*inputs, *masks], name)
         else:
             traced = self._add_operator(call, decision, inputs, name)
+            for tensor in traced:
+                tensor.of_weights = call.copies is not None
         if decision.adds is not None:
             self.added_losses.append((name, operation, traced.pop()))
         elif getattr(operation, "activity_regularizer", None) is not None:
@@ -333,32 +353,6 @@ class GraphBuilder:
             self._stable_names[id(operation)] = prefix + name
             self.operator_names[operation.name] = prefix + name
         return self._stable_names[id(operation)]
-
-    def weights_of(self, owner: Any) -> tuple[tuple[int, ...], tuple[WeightSpec, ...]]:
-        """Numbers and specs of the weights of a layer, or of the variables in a list."""
-        layer = ""
-        if isinstance(owner, keras.Layer):
-            layer, trainable, owner = owner.name, owner.trainable_variables, read_variables(owner)
-        elif isinstance(owner, (list, tuple)):
-            trainable = [variable for variable in owner if variable.trainable]
-        else:
-            return (), ()
-        numbers = []
-        for variable in owner:
-            if id(variable) not in self._weight_numbers:
-                self._weight_numbers[id(variable)] = len(self._weights)
-                self._variables.append(variable)
-                self._weights.append(
-                    WeightSpec(
-                        variable.path,
-                        layer or variable.path.rpartition("/")[0],
-                        tuple(variable.shape),
-                        keras.backend.standardize_dtype(variable.dtype),
-                        any(variable is v for v in trainable),
-                    )
-                )
-            numbers.append(self._weight_numbers[id(variable)])
-        return tuple(numbers), tuple(self._weights[number] for number in numbers)
 
 
 def _check_made_masks(model: keras.Model, function: Function) -> None:

@@ -35,6 +35,10 @@ class Call:
         fixed: Keyword arguments that the call, or one that it is part of, fixes: `training`.
         autocast: The dtype in which the layer that an operation is part of reads its weights,
             where that is not the one that they are stored in.
+        weights: For each input the weight that it is, or None. Of operations on weights alone,
+            weights are inputs.
+        of_weights: For each input whether it is made of weights alone.
+        copies: Of an operation on weights alone, how many copies there can be of what it makes.
     """
 
     operation: Any
@@ -43,6 +47,9 @@ class Call:
     outputs: tuple[TensorSpec, ...]
     fixed: dict[str, Any] = field(default_factory=dict)
     autocast: str | None = None
+    weights: tuple[keras.Variable | None, ...] = ()
+    of_weights: tuple[bool, ...] = ()
+    copies: int | None = None
 
     def fill(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with flat `inputs` in their places."""
@@ -158,6 +165,10 @@ class Call:
             kept["autocast"] = self.autocast
         if not isinstance(layer, keras.Layer):
             kept["operands"] = self.operands
+        if self.copies is not None:
+            kept["copies"] = self.copies
+        elif any(self.of_weights):
+            kept["weight_inputs"] = [n for n, alone in enumerate(self.of_weights) if alone]
         return {**json.loads(json.dumps(kept, default=_word)), **self.fixed}
 
 
@@ -191,6 +202,24 @@ def nodes_of(function: Function) -> list[Any]:
     return [
         n for depth in sorted(by_depth, reverse=True) for n in by_depth[depth] if not n.is_input
     ]
+
+
+def weights_as_inputs(
+    arguments: SymbolicArguments,
+) -> tuple[SymbolicArguments, tuple[keras.Variable | None, ...]]:
+    """Arguments with symbols in the places of weights; and for each symbol its weight, or None."""
+    weights: dict[int, keras.Variable] = {}
+
+    def symbol(value: Any) -> Any:
+        if not isinstance(value, keras.Variable):
+            return value
+        made = keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
+        weights[id(made)] = value
+        return made
+
+    args, kwargs = arguments.convert(symbol)
+    symbolic = SymbolicArguments(*args, **kwargs)
+    return symbolic, tuple(weights.get(id(x)) for x in symbolic.keras_tensors)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 
 from keras_soap.capture.calls import Arguments
-from keras_soap.capture.shared_weights import check_shared_weights
 from keras_soap.graph.operator_graph import OperatorGraph, TensorRef
 
 
@@ -32,6 +31,3 @@ class CapturedModel:
     inputs: tuple[int, ...]
     outputs: tuple[tuple[TensorRef, ...], ...]
     output_structure: Any
-
-    def __post_init__(self) -> None:
-        check_shared_weights(self.graph)

@@ -5,13 +5,15 @@
    layer treats samples independently, so must all that it is made of.
 3. Else it is split by sample only, if a trial shows that it treats samples independently.
 4. Else it runs whole on one device.
+5. An operation on weights alone is split and copied as weights are (`operators.weights`), with the
+   rule that covers it, if there is one.
 
 Rules know nothing of masks: a call that is handed one starts at 2. Nor of losses that a layer adds:
 one that does so starts at 3.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,15 @@ from keras.src.backend.common.masking import get_keras_mask
 from keras.src.ops.function import Function
 
 from keras_soap.capture.added_losses import kind_of_losses
-from keras_soap.capture.calls import Call, exact_shapes, is_keras, nodes_of, recorded_mode, spec_of
+from keras_soap.capture.calls import (
+    Call,
+    exact_shapes,
+    is_keras,
+    nodes_of,
+    recorded_mode,
+    spec_of,
+    weights_as_inputs,
+)
 from keras_soap.capture.functions import has_graph
 from keras_soap.capture.opening import TracingError, autocast_of, found_masks, open_call
 from keras_soap.capture.trials import treats_samples_alone
@@ -29,6 +39,7 @@ from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators import registry
 from keras_soap.operators.computation import without_values
+from keras_soap.operators.weights import OF_WEIGHTS
 
 _ENDING_IN_ACTIVATION = frozenset({"Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"})
 _READ_MASKS = frozenset({"Multiply", "Minimum", "Maximum", "Lambda"})
@@ -70,6 +81,11 @@ def decide(call: Call, batch_size: int) -> Decision:
         CaptureError: If a layer finds masks that the graph does not show, and cannot be opened.
     """
     operation = call.operation
+    if call.copies is not None:
+        kind = _kind(call, operation) or "whole"
+        # What no rule splits, and has samples: each copy would have to make all of them.
+        has_samples = kind == "whole" and call.outputs[0].shape[:1] == (batch_size,)
+        return Decision(kind if has_samples else kind + OF_WEIGHTS, operation)
     reason = _unshown_mask(call)
     adds = None
     if isinstance(operation, keras.Layer):
@@ -117,21 +133,23 @@ def _runs_whole(decision: Decision) -> bool:
 def calls_in(function: Function, call: Call, batch_size: int) -> Iterator[tuple[Any, Call]]:
     """The calls that an opened call is made of, but for models that are graphs themselves."""
     specs = {id(x): spec_of(x, batch_size, f"input {x.name}") for x in function.inputs}
+    of_weights: dict[int, bool] = {}
     for node in nodes_of(function):
         if opens_as_graph(node):
             made = (spec_of(x, batch_size, f"output of {x.name}") for x in node.outputs)
         else:
             mode = training_mode(node, call.fixed.get("training"))
-            read = tuple(specs[id(x)] for x in node.input_tensors)
+            read = [(specs[id(x)], of_weights.get(id(x), False)) for x in node.input_tensors]
             inner = call_of(node, read, mode, autocast_of(call.operation), batch_size)
             made = inner.outputs
+            of_weights.update((id(x), inner.copies is not None) for x in node.outputs)
             yield node, inner
         specs.update(zip(map(id, node.outputs), made, strict=True))
 
 
 def call_of(
     node: Any,
-    inputs: tuple[TensorSpec, ...],
+    inputs: Sequence[tuple[TensorSpec, bool]],
     training: bool | None,
     autocast: str | None,
     batch_size: int,
@@ -140,7 +158,7 @@ def call_of(
 
     Args:
         node: Of a Keras graph.
-        inputs: What it reads.
+        inputs: What it reads, and whether that is made of weights alone.
         training: The mode, if it is fixed.
         autocast: As in `Call`.
         batch_size: Samples in a batch.
@@ -148,17 +166,48 @@ def call_of(
     operation = node.operation
     takes_mode = getattr(operation, "_call_has_training_arg", False)
     fixed = {"training": training} if takes_mode and training is not None else {}
-    call = Call(operation, node.arguments, inputs, (), fixed, autocast)
+    specs = tuple(spec for spec, _ in inputs)
+    of_weights = tuple(alone for _, alone in inputs)
+    call = Call(operation, node.arguments, specs, (), fixed, autocast, (), of_weights)
     made = node.outputs
     # A graph may be recorded on other numbers of samples, or on none in particular.
     recorded = [tuple(x.shape) for x in node.input_tensors]
-    if recorded != [spec.shape for spec in inputs] or any(None in x.shape for x in made):
-        symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in inputs]
+    if recorded != [spec.shape for spec in specs] or any(None in x.shape for x in made):
+        symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
         args, kwargs = call.fill(symbols)
         with exact_shapes([operation]):
             made = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
     outputs = tuple(spec_of(x, batch_size, f"output of {operation.name}") for x in made)
-    return dataclasses.replace(call, outputs=outputs)
+    call = dataclasses.replace(call, outputs=outputs)
+    if isinstance(operation, keras.Layer) or not all(of_weights):
+        return call
+    return _on_weights_alone(call, batch_size)
+
+
+def _on_weights_alone(call: Call, batch_size: int) -> Call:
+    """An operation that reads nothing else, with weights among its inputs."""
+    arguments, weights = weights_as_inputs(call.arguments)
+    given = iter(zip(call.inputs, call.of_weights, strict=True))
+    specs = []
+    for weight in weights:
+        if weight is None:
+            specs.append(next(given)[0])
+        else:
+            dtype = keras.backend.standardize_dtype(weight.dtype)
+            casts = call.autocast is not None and keras.backend.is_float_dtype(dtype)
+            specs.append(TensorSpec(tuple(weight.shape), call.autocast if casts else dtype))
+    # What is made for every sample is split by samples, as anything else.
+    is_for_samples = type(call.operation).__name__ == "BroadcastTo" and (
+        call.outputs[0].shape[:1] == (batch_size,)
+    )
+    return dataclasses.replace(
+        call,
+        arguments=arguments,
+        inputs=tuple(specs),
+        weights=weights,
+        of_weights=(True,) * len(specs),
+        copies=None if is_for_samples else batch_size,
+    )
 
 
 def training_mode(node: Any, enclosing: bool | None, in_graph: bool = False) -> bool | None:

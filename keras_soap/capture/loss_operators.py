@@ -31,7 +31,7 @@ from keras_soap.capture.loss_trials import (
     kind_of_metric,
     treats_values_alone,
 )
-from keras_soap.capture.time_blocks import Traced
+from keras_soap.capture.traced import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
 

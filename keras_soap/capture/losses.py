@@ -22,10 +22,10 @@ from typing import Any
 import keras
 
 from keras_soap.capture import penalties
-from keras_soap.capture.builder import GraphBuilder
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.loss_operators import LossOutput
-from keras_soap.capture.time_blocks import Traced
+from keras_soap.capture.model import add_model
+from keras_soap.capture.traced import Traced
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorRef, TensorSpec
 from keras_soap.graph.unread import mark_unread
@@ -84,8 +84,7 @@ def capture_step(
         raise CaptureError(
             f"Model {model.name!r} has no loss to train with. Compile it with a loss."
         )
-    builder = GraphBuilder(model.name, batch_size, time_chunk)
-    inputs, outputs, structure = builder.add_model(model)
+    builder, (inputs, outputs, structure) = add_model(model, batch_size, time_chunk)
     flat_targets = keras.tree.flatten(targets)
     target_numbers: list[int | None] = [
         builder.add_input(f"target_{i}" if len(flat_targets) > 1 else "target", _spec(x))

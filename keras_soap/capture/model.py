@@ -6,14 +6,18 @@
    has no rule is opened up, or falls back (see `decisions`).
 3. A softmax or sigmoid that a layer ends with is an operator of its own, so that the layer can be
    split along it, and a cross-entropy can read the logits, as Keras's own does.
-4. With a `time_chunk`, recurrent layers and what follows them step by step are opened into an
+4. A weight belongs to its readers, or is an operator of its own (see `weights`).
+5. With a `time_chunk`, recurrent layers and what follows them step by step are opened into an
    operator for each block of steps (see `time_blocks`).
 """
+
+from typing import Any
 
 import keras
 
 from keras_soap.capture.builder import GraphBuilder
 from keras_soap.capture.captured_model import CapturedModel
+from keras_soap.capture.traced import Traced
 
 
 def capture(model: keras.Model, batch_size: int, time_chunk: int | None = None) -> CapturedModel:
@@ -29,6 +33,18 @@ def capture(model: keras.Model, batch_size: int, time_chunk: int | None = None) 
         CaptureError: If the model is not built, or cannot be traced, or a shape is unknown, or
             `time_chunk` does not divide the steps of a layer.
     """
-    builder = GraphBuilder(model.name, batch_size, time_chunk)
-    inputs, outputs, structure = builder.add_model(model)
+    builder, (inputs, outputs, structure) = add_model(model, batch_size, time_chunk)
     return builder.finish(inputs, outputs, structure)
+
+
+def add_model(
+    model: keras.Model, batch_size: int, time_chunk: int | None = None
+) -> tuple[GraphBuilder, tuple[list[int], list[Traced], Any]]:
+    """A builder with the operators of `model`, and what `GraphBuilder.add_model` gives."""
+    builder = GraphBuilder(model.name, batch_size, time_chunk)
+    added = builder.add_model(model)
+    apart = builder.weights.read_apart()
+    if not apart:
+        return builder, added
+    builder = GraphBuilder(model.name, batch_size, time_chunk, apart)
+    return builder, builder.add_model(model)

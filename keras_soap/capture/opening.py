@@ -4,8 +4,9 @@
 when a functional model is made. This is taken for what the layer does only if
 
 1. nothing in it depends on values, adds losses, or changes states on the way;
-2. all of its weights belong to layers that it calls, or are operands of its operations: a weight
-   that was turned into a tensor is a constant to the trace;
+2. all of its weights belong to layers that it calls, or are operands of its operations, with
+   symbols or without (`ops.transpose(weight)`): a weight whose value was read is a constant to the
+   trace;
 3. the layers that it calls are handed the masks that they read;
 4. a trial gives the same outputs and states, in inference and in training, with weights of other
    values than in the trace: a branch on `training` would show, and a weight that another operation
@@ -21,8 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+from keras.src.backend.common import keras_tensor
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import StatelessScope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.backend.common.variables import Variable as BaseVariable
 from keras.src.layers.layer import CallSpec
@@ -80,7 +83,7 @@ def _try(call: Call, function: Function, batch_size: int) -> None:
     if not computes_the_same(call, function, autocast_of(call.operation)):
         raise TracingError(
             "a trial gives other outputs or states than its operations, as when call() does "
-            "something else in training, or computes with weights alone (ops.transpose(weight))"
+            "something else in training, or reads the value of a weight"
         )
 
 
@@ -104,6 +107,7 @@ def _trace(call: Call) -> Function:
             autocast = autocast_of(layer)
             with AutocastScope(autocast) if autocast else contextlib.nullcontext():
                 structure = run(layer, *args, **kwargs)
+            _show_calls_on_weights(structure)
             function = Function(symbols, structure)
             if _show_masks(function):
                 function = Function(symbols, structure)
@@ -145,6 +149,19 @@ def _as_called(
     if not layer._call_has_training_arg:
         kwargs.pop("training", None)
     return args, {**kwargs, **found_masks(layer, args, kwargs)}
+
+
+def _show_calls_on_weights(structure: Any) -> None:
+    """Has Keras not take recorded calls without symbols for inputs, which it would leave out."""
+    pending = [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
+    seen: set[int] = set()
+    while pending:
+        operation, number, _ = pending.pop()._keras_history
+        node = operation._inbound_nodes[number]
+        if id(node) not in seen:
+            seen.add(id(node))
+            node.is_input = isinstance(operation, keras.layers.InputLayer)
+            pending += node.input_tensors
 
 
 def _show_masks(function: Function) -> bool:
@@ -194,28 +211,50 @@ def _forgetting_nodes(layers: Sequence[keras.Layer]) -> Iterator[None]:
             del nodes[length:]
 
 
+class _SymbolOrWeight(type):
+    def __instancecheck__(cls, value: Any) -> bool:
+        if isinstance(value, BaseVariable):
+            # In a symbolic scope, Keras runs a call on placeholders, to learn a shape.
+            return not in_symbolic_scope()
+        return isinstance(value, keras.KerasTensor)
+
+
+class _Symbol(metaclass=_SymbolOrWeight):
+    """What is recorded when an operation is called on it."""
+
+
+_OPERATORS = [
+    name
+    for name in vars(keras.KerasTensor).keys() & vars(BaseVariable).keys()
+    if name in ("__getitem__", "__neg__", "__abs__")
+    or f"__r{name[2:]}" in vars(keras.KerasTensor)
+    or (name.startswith("__r") and f"__{name[3:]}" in vars(keras.KerasTensor))
+]
+"""`weight[…]`, `-weight`, `weight + x`, `x + weight` and the like."""
+
+
 @contextlib.contextmanager
 def _symbolic_weights() -> Iterator[None]:
-    """Lets `weight * symbol` be what `symbol * weight` is: an operation on both, recorded."""
-    binary = {
-        name: method
-        for name, method in vars(BaseVariable).items()
-        if f"__r{name[2:]}" in vars(keras.KerasTensor)
-    }
+    """Lets operations on weights be recorded as those on symbols are, with symbols or without."""
+    originals = {name: vars(BaseVariable)[name] for name in _OPERATORS}
 
-    def deferring(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        record = vars(keras.KerasTensor)[name]
+
         @functools.wraps(method)
-        def deferred(weight: Any, other: Any) -> Any:
-            return NotImplemented if isinstance(other, keras.KerasTensor) else method(weight, other)
+        def recorded(weight: Any, *args: Any) -> Any:
+            return (record if isinstance(weight, _Symbol) else method)(weight, *args)
 
-        return deferred
+        return recorded
 
     try:
-        for name, method in binary.items():
-            setattr(BaseVariable, name, deferring(method))
+        vars(keras_tensor)["KerasTensor"] = _Symbol
+        for name, method in originals.items():
+            setattr(BaseVariable, name, recording(name, method))
         yield
     finally:
-        for name, method in binary.items():
+        vars(keras_tensor)["KerasTensor"] = keras.KerasTensor
+        for name, method in originals.items():
             setattr(BaseVariable, name, method)
 
 

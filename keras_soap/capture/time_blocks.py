@@ -5,9 +5,9 @@
    output depends on the same step of an input, and on nothing else that changes with time.
 3. What cannot be opened reads the blocks joined; what is not in blocks yet is cut for those that
    are opened. Tables of embeddings stay whole: their gradients are rows.
-4. Blocks on one layer's weights hand them on (see `operators.time_blocks`), so that each block has
-   a configuration of its own. Blocks that draw random numbers share the layer's seed instead, and
-   each draws its own.
+4. Blocks on one layer's weights hand them on (see `operators.handed_weights`), so that each block
+   has a configuration of its own. Blocks that draw random numbers share the layer's seed instead,
+   and each draws its own.
 """
 
 from collections.abc import Sequence
@@ -17,27 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_soap.capture.calls import Arguments
+from keras_soap.capture.traced import Traced
+from keras_soap.capture.weights import Weights
 from keras_soap.errors import CaptureError
-from keras_soap.graph.operator_graph import Operator, TensorRef, TensorSpec, WeightSpec
+from keras_soap.graph.operator_graph import Operator, TensorRef, TensorSpec
 from keras_soap.graph.region import whole
 from keras_soap.operators import registry
+from keras_soap.operators.handed_weights import BLOCK
 from keras_soap.operators.noise import is_seed
 from keras_soap.operators.recurrent import Recurrent
 from keras_soap.operators.rule import Part, Rule
-from keras_soap.operators.time_blocks import SUFFIX
-
-
-@dataclass
-class Traced:
-    """A tensor of the model while it is captured: as a whole, in blocks of steps, or both."""
-
-    whole: TensorRef | None = None
-    blocks: tuple[TensorRef, ...] = ()
-
-    @property
-    def refs(self) -> tuple[TensorRef, ...]:
-        """The whole, or else its blocks along axis 1."""
-        return self.blocks if self.whole is None else (self.whole,)
 
 
 @dataclass(frozen=True)
@@ -75,12 +64,11 @@ class Graph(Protocol):
     """What is asked of `capture.model.GraphBuilder`."""
 
     operators: list[Operator]
+    weights: Weights
 
     def add(self, *args: Any, **kwargs: Any) -> int: ...
 
     def spec(self, tensor: Traced) -> TensorSpec: ...
-
-    def weights_of(self, owner: Any) -> tuple[tuple[int, ...], tuple[WeightSpec, ...]]: ...
 
 
 class TimeBlocks:
@@ -291,11 +279,11 @@ class TimeBlocks:
         if any(is_seed(spec) for spec in operator.weight_specs):
             attributes["block"] = [number, count]
         elif operator.weight_specs:
-            kind += SUFFIX
+            kind += BLOCK
             owner = call.owner if number == 0 else ()
             specs = operator.weight_specs
             attributes["weights"] = [[list(w.shape), w.dtype, w.trainable] for w in specs]
-            attributes["is_handed"] = number > 0
+            attributes["handed"] = list(range(len(specs))) if number > 0 else []
             attributes["hands_on"] = number < count - 1
             if number > 0:
                 attributes["constant_inputs"] = [
@@ -321,7 +309,7 @@ class TimeBlocks:
 
     def _whole_operator(self, call: LayerCall) -> Operator:
         """The call as one operator, which is not added."""
-        weights, specs = self.graph.weights_of(call.owner)
+        weights, specs = self.graph.weights.of(call.owner)
         return Operator(
             call.name,
             call.kind,

@@ -255,8 +255,11 @@ def _compute(
 def _input_values(part: Part, random: np.random.Generator) -> list[Any]:
     operator = part.operator
     most = 2
-    for position in registry.find(operator.kind).sparse_weights:
-        most = operator.weight_specs[position].shape[0]
+    rule = registry.find(operator.kind)
+    tables = [operator.weight_specs[position].shape for position in rule.sparse_weights]
+    tables += [operator.input_specs[position].shape for position in rule.rows_of_inputs(operator)]
+    for num_words, *_ in tables:
+        most = num_words
     if operator.kind in (*LOSS_KINDS, "metrics"):
         most = operator.input_specs[0].shape[-1] if operator.input_specs[0].shape[1:] else 2
     values = []

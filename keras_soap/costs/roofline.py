@@ -45,10 +45,12 @@ class Roofline:
         made = operator.first_made
         written = rule.output_regions(operator, regions)[made] if made else regions
         read = volume(written) * dtype_bytes(operator.output_specs[made].dtype)
-        for spec, region in zip(
-            operator.input_specs, rule.input_regions(operator, regions), strict=True
+        in_rows = rule.rows_of_inputs(operator)
+        for position, (spec, region) in enumerate(
+            zip(operator.input_specs, rule.input_regions(operator, regions), strict=True)
         ):
-            read = read + volume(region) * dtype_bytes(spec.dtype)
+            if position not in in_rows:
+                read = read + volume(region) * dtype_bytes(spec.dtype)
         for position, (spec, region) in enumerate(
             zip(operator.weight_specs, weight_regions, strict=True)
         ):

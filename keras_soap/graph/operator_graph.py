@@ -4,6 +4,7 @@
 2. Every shape is complete, the batch dimension included.
 3. Inputs and targets of the model are operators too (kind `"input"`), and so are its losses.
 4. Weights belong to layers; a layer that is called twice gives two operators on the same weights.
+   A weight that no split fits alike for all its readers is an operator itself (kind `"weight"`).
 """
 
 import functools

@@ -41,8 +41,9 @@ class Contraction(Rule, abc.ABC):
         """Of the axes of each input, of each weight that is a factor, and of the output."""
 
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        _, weights, output = self.labels(operator)
-        of_weights = {label for labels in weights for label in labels}
+        inputs, weights, output = self.labels(operator)
+        made_of_weights = [inputs[n] for n in operator.attributes.get("weight_inputs", ())]
+        of_weights = {label for labels in (*weights, *made_of_weights) for label in labels}
         parameters = [axis for axis, label in enumerate(output) if axis and label in of_weights]
         names = axis_names(len(output), parameters)
         kinds = {names[axis]: DimensionKind.PARAMETER for axis in parameters}

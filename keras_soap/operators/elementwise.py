@@ -50,9 +50,13 @@ class Elementwise(Rule):
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         """An axis along which weights are split is a parameter."""
         rank = len(operator.output.shape)
+        made_of_weights = operator.attributes.get("weight_inputs", ())
         split = {
             rank - len(spec.shape) + axis
-            for spec in operator.weight_specs
+            for spec in (
+                *operator.weight_specs,
+                *(operator.input_specs[number] for number in made_of_weights),
+            )
             for axis, size in enumerate(spec.shape)
             if size > 1
         }

@@ -112,6 +112,31 @@ class Embedding(Rule):
         return PartResult((None,) * call.part.operator.first_made + outputs)
 
 
+class TableLookup(Embedding):
+    """The operation Take on a weight: rows of a table, as an embedding that is not a layer's."""
+
+    kind = "table_lookup"
+    layers = ("Take",)
+    takes_weights = True
+
+    def refuses(self, attributes, inputs, output):
+        operands = [operand for operand in attributes["operands"] if operand]
+        if [operand[:2] for operand in operands] != [["weight", 0], ["input", 0]] or attributes.get(
+            "axis"
+        ) != 0:
+            return "it takes others than rows of a weight"
+        if len(output.shape) != len(inputs[0].shape) + 1:
+            return "its table is not a matrix"
+        return None
+
+    def output_specs(self, attributes, made):
+        (rows, _), *_ = (o[2:] for o in attributes["operands"] if o and o[0] == "weight")
+        return TensorSpec((*made[0].shape, rows), SPACE), *made
+
+    def shrink(self, part: Part) -> dict[str, Any]:
+        return {}
+
+
 def _width_axis(operator: Operator) -> int:
     """The axis of the first output that is the width of the vectors."""
     return len(operator.input_specs[0].shape)

@@ -1,4 +1,4 @@
-"""Slicing, splitting, stacking and looking up: elements are picked, and nothing is computed."""
+"""Slicing, splitting and stacking: elements are picked, and nothing is computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_soap.graph.operator_graph import Operator
-from keras_soap.graph.region import Regions, full_axis, stack_axes, volume
-from keras_soap.operators.rule import (
-    Dimension,
-    DimensionKind,
-    PartCall,
-    PartResult,
-    Rule,
-    axis_dimensions,
-    default_names,
-)
+from keras_soap.graph.region import Regions
+from keras_soap.operators.rule import Dimension, PartCall, PartResult, Rule, axis_dimensions
 
 
 class _Picking(Rule):
@@ -192,39 +184,6 @@ class BroadcastTo(_Picking):
         from keras import ops
 
         return PartResult((ops.broadcast_to(call.inputs[0], _sizes(call)),))
-
-
-class TableLookup(_Picking):
-    """The operation Take on a weight: rows of a table, as an embedding that is not a layer's."""
-
-    kind = "table_lookup"
-    layers = ("Take",)
-    takes_weights = True
-    sparse_weights = (0,)
-
-    def refuses(self, attributes, inputs, output):
-        operands = [operand for operand in attributes["operands"] if operand]
-        if [operand[:2] for operand in operands] != [["weight", 0], ["input", 0]] or attributes.get(
-            "axis"
-        ) != 0:
-            return "it takes others than rows of a weight"
-        if len(output.shape) != len(inputs[0].shape) + 1:
-            return "its table is not a matrix"
-        return None
-
-    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        names = (*default_names(len(operator.output.shape))[:-1], "embedding")
-        return axis_dimensions(operator, names, {"embedding": DimensionKind.PARAMETER})
-
-    def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
-        return [regions[:, :-1]]
-
-    def weight_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
-        rows = full_axis(len(regions), operator.weight_specs[0].shape[0])
-        return [stack_axes(rows, regions[:, -1])]
-
-    def sparse_rows(self, operator: Operator, regions: Regions) -> np.ndarray:
-        return volume(regions[:, :-1])
 
 
 def _sizes(call: PartCall) -> list[int]:

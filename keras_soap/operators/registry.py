@@ -31,11 +31,14 @@ def rules() -> dict[str, Rule]:
 @functools.cache
 def find(kind: str) -> Rule:
     """The rule of a kind of operator."""
-    from keras_soap.operators.time_blocks import SUFFIX, Block
+    from keras_soap.operators.handed_weights import BLOCK, HANDED, HandedWeights
+    from keras_soap.operators.weights import OF_WEIGHTS, OfWeights
 
+    wrappers = {BLOCK: HandedWeights, HANDED: HandedWeights, OF_WEIGHTS: OfWeights}
     try:
-        if kind.endswith(SUFFIX):
-            return Block(rules()[kind.removesuffix(SUFFIX)])
+        for suffix, wrapper in wrappers.items():
+            if kind.endswith(suffix):
+                return wrapper(rules()[kind.removesuffix(suffix)])
         return rules()[kind]
     except KeyError:
         raise CaptureError(

@@ -155,7 +155,8 @@ class PartResult:
 class Rule:
     """Base of all rules: an elementwise operator without weights, split along any axis.
 
-    Subclasses are stateless: one instance serves all operators of the kind.
+    Subclasses are stateless: one instance serves all operators of the kind. The attribute
+    `"weight_inputs"` of an operator has the positions of inputs that are made of weights alone.
 
     Attributes:
         kind: Name of the kind, as in `Operator.kind`.
@@ -244,6 +245,10 @@ class Rule:
 
     def combines(self, operator: Operator, regions: Regions) -> tuple[Combine, ...]:
         """Reductions between stages; n of them make n + 1 stages."""
+        return ()
+
+    def rows_of_inputs(self, operator: Operator) -> Sequence[int]:
+        """Positions of inputs of whose regions parts read a few rows only. Here: none."""
         return ()
 
     def sparse_rows(self, operator: Operator, regions: Regions) -> np.ndarray:

@@ -166,8 +166,9 @@ def _predicting(graph: OperatorGraph) -> set[int]:
 
 
 def _has_weights(operator: Operator) -> bool:
-    """Whether it computes with weights, its own or those that another block hands on."""
-    return bool(operator.weights or operator.attributes.get("weights"))
+    """Whether it computes with weights, its own or those that another operator hands to it."""
+    handed = ("weights", "weight_inputs")
+    return bool(operator.weights or any(operator.attributes.get(key) for key in handed))
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ class Counts(Closed):
 
 class HidesAWeight(Closed):
     def more(self, x, training):
-        return x * ops.square(self.scale) + self.count
+        return x * self.scale.value + self.count
 
 
 class UsesTensorFlow(Closed):
@@ -388,7 +388,7 @@ class Transposing(layers.Layer):
         self.dense.build(shape)
 
     def call(self, x):
-        return keras.ops.matmul(self.dense(x), keras.ops.transpose(self.dense.kernel))
+        return keras.ops.matmul(self.dense(x), keras.ops.transpose(self.dense.kernel.value))
 
 
 def test_a_weight_that_a_trace_takes_for_a_constant_keeps_a_layer_closed():

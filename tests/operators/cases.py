@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 from keras.src import ops
 
+from keras_soap.operators.weights import OF_WEIGHTS
 from tests.operators.parts import subject
 
 IMAGE = (4, 8, 6, 4)
@@ -36,6 +37,11 @@ def on_weight(operation, shape, *specs, first=False, **kwargs):
         return subject(operation(), list(specs), arguments=arguments)
 
     return build
+
+
+def of_weights(operation, *specs, kind):
+    """An operation on weights alone, of which there may be up to three copies."""
+    return lambda: subject(operation(), list(specs), kind + OF_WEIGHTS, copies=3)
 
 
 def array(*shape):
@@ -269,6 +275,13 @@ CASES = {
     "rows of a weight": on_weight(
         lambda: ops.numpy.Take(axis=0), (5, 6), ((4, 3), "int32"), first=True
     ),
+    # operations on weights alone
+    "transposed weight": of_weights(ops.numpy.Transpose, (6, 4), kind="permute"),
+    "sum of weights": of_weights(ops.numpy.Add, (6, 4), (4,), kind="sum"),
+    "product of weights": of_weights(ops.numpy.Matmul, (6, 2), (2, 4), kind="matmul"),
+    "softmax of a weight": of_weights(ops.nn.Softmax, (6, 4), kind="softmax"),
+    "halves of a weight": of_weights(lambda: ops.numpy.Split(2, 1), (6, 4), kind="split"),
+    "sorted weight": of_weights(ops.numpy.Sort, (6, 4), kind="whole"),
     # fallbacks
     "samplewise": of(lambda: layers.LSTM(4, return_state=True), SERIES, kind="samplewise"),
     "whole": of(lambda: layers.Dense(4), (4, 6), kind="whole"),

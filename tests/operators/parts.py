@@ -85,7 +85,7 @@ class Outcome:
 
 
 def subject(
-    layer, specs, kind=None, list_of_inputs=None, seed=0, arguments=None, **call
+    layer, specs, kind=None, list_of_inputs=None, seed=0, arguments=None, copies=None, **call
 ) -> Subject:
     """A built layer (or an operation) as an operator.
 
@@ -96,6 +96,7 @@ def subject(
         list_of_inputs: Whether it takes a list; by default if it is a layer and there are several.
         seed: For the values of the weights.
         arguments: Puts flat inputs into the call's arguments, where none of this does.
+        copies: Of an operation on weights alone, which are then its inputs, as in `Call`.
         call: Further keyword arguments of the call.
     """
     specs = [TensorSpec(*s) if isinstance(s[0], tuple) else TensorSpec(s, "float32") for s in specs]
@@ -113,7 +114,7 @@ def subject(
         outputs = keras.tree.flatten(layer(*args, **kwargs))
     symbols = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
     args, kwargs = arguments(symbols)
-    recorded = Call(layer, SymbolicArguments(*args, **kwargs), tuple(specs), ())
+    recorded = Call(layer, SymbolicArguments(*args, **kwargs), tuple(specs), (), copies=copies)
     variables = recorded.variables
     if isinstance(layer, keras.Layer):
         variables = read_variables(layer)
@@ -133,7 +134,7 @@ def subject(
         layer.name,
         tuple(TensorRef(i) for i in range(len(specs))),
         tuple(specs),
-        registry.find(kind).output_specs(attributes_of(layer), made),
+        registry.find(kind).output_specs(recorded.attributes(layer), made),
         tuple(range(len(weights))),
         weights,
         recorded.attributes(layer),

@@ -101,7 +101,9 @@ def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def train(
-    subject: Subject, optimizer: str, strategy: Strategy | SoapStrategy | None = None
+    subject: Subject,
+    optimizer: str | keras.optimizers.Optimizer,
+    strategy: Strategy | SoapStrategy | None = None,
 ) -> Training:
     """Trains for `NUM_STEPS` steps, under `strategy` if there is one."""
     model = subject.model(optimizer)

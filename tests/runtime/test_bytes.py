@@ -8,6 +8,7 @@ from keras_soap.objective import Objective
 from keras_soap.runtime import collectives
 from keras_soap.tasks import all_reduce, build
 from tests.runtime.strategies import NAMED
+from tests.runtime.test_tied import TIED
 from tests.runtime.test_vocabulary import WORDS
 from tests.runtime.traced import TracedStep, machine, traced
 
@@ -24,8 +25,14 @@ CASES = [
     ("family", "S and P"),
     ("family", "anything 1"),
     ("heads", "O, overlapping"),
+    ("tied, reversible", "S"),
+    ("tied, reversible", "S and vocabulary"),
+    ("tied, reversible", "anything 1"),
+    ("tied, looked up twice", "anything 1"),
+    ("tied, adapted", "anything 1"),
 ]
 assert "language" in WORDS
+assert "reversible" in TIED
 
 
 def simulated_bytes(step: TracedStep) -> Counter[tuple[int, int]]:
