@@ -67,9 +67,11 @@ def decide(call: Call, batch_size: int) -> Decision:
         batch_size: Samples in them.
 
     Raises:
-        CaptureError: If a layer finds masks that the graph does not show, and cannot be opened.
+        CaptureError: If a layer finds masks that the graph does not show, and cannot be opened, or
+            keeps states that are not its weights.
     """
     operation = call.operation
+    _check_stateful(call)
     reason = _unshown_mask(call)
     adds = None
     if isinstance(operation, keras.Layer):
@@ -107,6 +109,18 @@ def decide(call: Call, batch_size: int) -> Decision:
     if treats_samples_alone(operation, call.inputs, call.outputs, call.fill):
         return Decision("samplewise", operation)
     return whole or Decision("whole", operation)
+
+
+def _check_stateful(call: Call) -> None:
+    """Raises `CaptureError` if a layer keeps states that Keras does not count among its weights."""
+    layers = call.operation._flatten_layers() if isinstance(call.operation, keras.Layer) else ()
+    for layer in layers:
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            raise CaptureError(
+                f"Layer {layer.name!r} has stateful=True, so it keeps states from batch to batch, "
+                "in variables that are not its weights. Use stateful=False; return_state=True and "
+                "initial_state= hand states on inside of the model."
+            )
 
 
 def _runs_whole(decision: Decision) -> bool:

@@ -16,6 +16,7 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.ops.function import Function
 
 from keras_soap.capture.calls import Arguments, Call, nodes_of, recorded_mode
+from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 
 
@@ -34,6 +35,9 @@ def treats_samples_alone(
     One piece is a single sample: then `keras.ops.add` may take samples for a bias (see
     `operators.bias`). Weights have other values than they begin with, which may be zeros that hide
     what they weigh.
+
+    Raises:
+        CaptureError: If a layer changes variables that Keras does not know to be its own.
     """
     batch = inputs[0].shape[:1] if inputs else ()
     if not batch or any(spec.shape[:1] != batch for spec in (*inputs, *outputs)):
@@ -55,10 +59,18 @@ def treats_samples_alone(
                 for v, before in mapping
             ):
                 raise _KeepsStateError
+            if set(scope.state_mapping) - {id(variable) for variable, _ in mapping}:
+                raise CaptureError(
+                    f"Layer {operation.name!r} of type {type(operation).__name__} changes "
+                    "variables that are not its weights, such as metrics or Keras's global seed. "
+                    "Make them with add_weight(), or a keras.random.SeedGenerator of its own."
+                )
         return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
 
     try:
         together, *pieces = map(run, (slice(0, 4), slice(0, 1), slice(1, 2), slice(2, 4)))
+    except CaptureError:
+        raise
     except _KeepsStateError:
         return False  # Parts would disagree about what they make of its state.
     except Exception as error:

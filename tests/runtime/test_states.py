@@ -101,18 +101,19 @@ def test_all_calls_change_states_one_after_the_other_as_in_keras(name, strategy)
 
 
 def test_what_inference_changes_is_seen_by_whoever_reads_it():
+    subject = SUBJECTS["towers, counted"]
+    x, y, _ = subject.samples()
     seen = []
 
     class Predict(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            self.model.predict(x[:8], batch_size=4, verbose=0)
-            seen[-1].append(float(self.model.get_layer("counter").count.numpy()))
+            self.model.predict([one[:8] for one in x], batch_size=4, verbose=0)
+            counter = self.model.get_layer("tower").get_layer("counter")
+            seen[-1].append(float(counter.count.numpy()))
 
-    x, y = np.ones((16, 4), "float32"), np.zeros(16)
-    for strategy in (None, "data_parallel"):
+    strategy = NAMED["S and P"](lowering("towers, counted"))
+    for callbacks in ([], [SoapStrategy(strategy=strategy, verbose=0)]):
         seen.append([])
-        model = keras.Sequential([keras.Input((4,)), Counter(name="counter"), layers.Dense(1)])
-        model.compile("sgd", "mse")
-        soap = [] if strategy is None else [SoapStrategy(method=strategy, verbose=0)]
-        model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[*soap, Predict()])
-    assert seen == [[4.0, 8.0], [4.0, 8.0]]
+        subject.model("sgd").fit(x, y, **FIT, callbacks=[*callbacks, Predict()])
+    # Three calls in each of five steps and two predictions.
+    assert seen == [[21.0, 42.0], [21.0, 42.0]]
