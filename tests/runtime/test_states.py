@@ -115,5 +115,5 @@ def test_what_inference_changes_is_seen_by_whoever_reads_it():
     for callbacks in ([], [SoapStrategy(strategy=strategy, verbose=0)]):
         seen.append([])
         subject.model("sgd").fit(x, y, **FIT, callbacks=[*callbacks, Predict()])
-    # Three calls in each of five steps and two predictions.
-    assert seen == [[21.0, 42.0], [21.0, 42.0]]
+    # Four calls in each of five steps and two predictions.
+    assert seen == [[28.0, 56.0], [28.0, 56.0]]
