@@ -57,6 +57,11 @@ class Architecture:
         return random.normal(size=shape).astype(keras.config.floatx())
 
 
+def classified(x: Any) -> Any:
+    """What models of five classes end with."""
+    return keras.layers.Dense(5, activation="softmax")(x)
+
+
 def without_dropout(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A layer like another, without what is random in training; for `keras.models.clone_model`."""
     config = layer.get_config()

@@ -1,34 +1,45 @@
-"""Whether random strategies train as one device does: losses, metrics and weights compared.
+"""Whether random strategies train as one device does: losses, metrics and saved weights compared.
 
-Trains a model for a few steps with plain Keras on one device, then under random strategies on
+Trains models for a few steps with plain Keras on one device, then under random strategies on
 logical CPU devices, from the same weights and batches, with SGD with momentum and without dropout.
-Exits with 1 if anything differs.
+The weights are those in the file that `ModelCheckpoint` leaves, compared by how they have changed.
+Prints a table of models and strategies, and exits with 1 if anything differs.
 
 In float64 by default: deep networks at their random start amplify rounding. In float32, inputs that
 differ in the last digit end with weights of MobileNetV2 that differ by 20 % after three steps on
-one and the same device, which hides what is to be shown. `--dtype=float32` shows that too, and
-prints what the last digit does on one device.
+one and the same device, which hides what is to be shown. `--dtype=float32` shows that too: the
+column "last digit" is what the last digit does on one device.
 
-    python examples/benchmarks/conformance.py --model=mobilenetv2 --num_strategies=5
-    python examples/benchmarks/conformance.py --model=keras_io
+With `--json_out` a run that was interrupted goes on with the models that have not passed yet.
+
+    python examples/benchmarks/conformance.py --model=mobilenetv2,own --num_strategies=5
+    python examples/benchmarks/conformance.py --model=all --json_out=conformance.json
 """
 
-import functools
-import math
 import os
 import sys
+import tempfile
 import time
 import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from architecture import Architecture
+    from conformance_results import Comparison, ModelResult
 
 _MODEL = flags.DEFINE_list(
     "model",
     ["mobilenetv2"],
-    "Names in keras.applications or architectures.py, in any spelling, or module:function; "
-    "keras_io: all of keras_io_architectures.py.",
+    "Names in keras.applications or architectures.py, in any spelling, or module:function; or "
+    "groups: own (architectures.py), keras_io (after its examples), keras_hub (its backbones, if "
+    "it is installed), applications (the smallest of each family of keras.applications), all.",
 )
 _NUM_STRATEGIES = flags.DEFINE_integer("num_strategies", 5, "Strategies to try.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 3, "Steps to train.", lower_bound=1)
@@ -38,69 +49,30 @@ _IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Of square inputs; 0: what s
 _DTYPE = flags.DEFINE_enum("dtype", "float64", ["float32", "float64"], "To compute in.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of weights, data and strategies.")
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "Relative.", lower_bound=0.0)
+_JSON_OUT = flags.DEFINE_string(
+    "json_out", None, "File for the results, written after each model; what has passed is kept."
+)
 
 _LEARNING_RATE = 1e-3
-_LEAST_SIZES = {"inceptionv3": 96, "inceptionresnetv2": 96, "xception": 96, "nasnet": 64}
+_SETTINGS = (_NUM_STRATEGIES, _NUM_STEPS, _NUM_DEVICES, _BATCH_SIZE, _IMAGE_SIZE, _DTYPE, _SEED)
 
 
-def find(name: str):
-    """The architecture of a name, in any spelling; of a function, with data for what it makes."""
-    import importlib
+@dataclass(frozen=True)
+class Training:
+    """What training leaves.
 
-    import keras
-    from architecture import Architecture
-    from architectures import ARCHITECTURES
+    Attributes:
+        logs: The loss and the metrics of each step.
+        before: Values of all weights, with their paths.
+        after: The same after the last step, from the file.
+    """
 
-    if ":" in name:
-        module, _, function = name.partition(":")
-        return _classifier(getattr(importlib.import_module(module), function))
-    plain = {key.replace("_", ""): value for key, value in ARCHITECTURES.items()}
-    wanted = name.lower().replace("_", "").replace("-", "")
-    if wanted in plain:
-        return plain[wanted]
-    builders = {key.lower(): value for key, value in vars(keras.applications).items()}
-    if not callable(builders.get(wanted)):
-        raise app.UsageError(
-            f"There is no model {name!r}: neither in keras.applications nor among "
-            f"{', '.join(ARCHITECTURES)}."
-        )
-    least = [size for key, size in _LEAST_SIZES.items() if wanted.startswith(key)]
-    size = _IMAGE_SIZE.value or (least or [64])[0]
-    shape = (size, size, 3)
-    build = functools.partial(builders[wanted], weights=None, input_shape=shape, classes=10)
-    return Architecture(_without_dropout(build), (shape, "float"), num_classes=10)
+    logs: list[dict[str, float]]
+    before: list[tuple[str, Any]]
+    after: list[tuple[str, Any]]
 
 
-def _names(asked: str) -> list[str]:
-    from keras_io_architectures import KERAS_IO_ARCHITECTURES
-
-    return list(KERAS_IO_ARCHITECTURES) if asked == "keras_io" else [asked]
-
-
-def _classifier(build):
-    """A function's model, which has one input, and classes along its last axis."""
-    from architecture import Architecture
-
-    model = build()
-    spec = (tuple(model.input_shape[1:]), model.inputs[0].dtype)
-    target = tuple(model.output_shape[1:-1])
-    return Architecture(_without_dropout(build), spec, target, num_classes=model.output_shape[-1])
-
-
-def _without_dropout(build):
-    """The same without what is random in training."""
-    import keras
-    from architecture import without_dropout
-
-    def build_without():
-        model = build()
-        keras.utils.set_random_seed(_SEED.value)
-        return keras.models.clone_model(model, clone_function=without_dropout)
-
-    return build_without
-
-
-def make_model(architecture):
+def make_model(architecture: "Architecture") -> Any:
     """A compiled model, always with the same weights."""
     import keras
 
@@ -114,24 +86,66 @@ def make_model(architecture):
     return model
 
 
-def train(architecture, batches, callbacks):
-    """Losses and metrics by step, and the weights after the last."""
+def train(architecture: "Architecture", batches: Any, soap: Any = None) -> Training:
+    """Trains on one device, or under a strategy."""
     import keras
     import tensorflow as tf
 
     model = make_model(architecture)
     # A subclassed model has no weights before it has seen data: they must not depend on callbacks.
     model._symbolic_build(data_batch=keras.tree.map_structure(lambda x: x[0], batches))
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: seen.append([float(x) for x in logs.values()])
-    )
-    data = tf.data.Dataset.from_tensor_slices(batches)
-    model.fit(data, verbose=0, callbacks=[*callbacks, watch])
-    return seen, model.get_weights()
+    steps: list[dict[str, float]] = []
+    before = _weights(model)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder, "model.weights.h5")
+        callbacks = [
+            *([] if soap is None else [soap]),
+            keras.callbacks.ModelCheckpoint(saved, save_weights_only=True),
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: steps.append(
+                    {key: float(value) for key, value in logs.items()}
+                )
+            ),
+        ]
+        data = tf.data.Dataset.from_tensor_slices(batches)
+        model.fit(data, shuffle=False, verbose=0, callbacks=callbacks)
+        model.load_weights(saved)
+    return Training(steps, before, _weights(model))
 
 
-def capture(architecture, batches):
+def _weights(model: Any) -> list[tuple[str, Any]]:
+    return [(variable.path, variable.numpy()) for variable in model.weights]
+
+
+def compare(expected: Training, found: Training) -> "Comparison":
+    """The largest relative difference: of a log to itself, of a weight to its tensor's change.
+
+    Changes are not asked for more digits than half of those that the weights have.
+    """
+    import numpy as np
+    from conformance_results import Comparison
+
+    differences: dict[str, float] = {}
+    for step, (logs, logs_too) in enumerate(zip(expected.logs, found.logs, strict=True)):
+        for key, value in logs.items():
+            error = abs(value - logs_too[key])
+            differences[f"{key} of step {step}"] = error / max(abs(value), 1e-3)
+    for (_, start), (path, value), (_, other) in zip(
+        expected.before, expected.after, found.after, strict=True
+    ):
+        if value.size:
+            half = np.sqrt(np.finfo(_DTYPE.value).eps)
+            change = np.max(np.abs(value - start))
+            scale = max(change, half * max(np.max(np.abs(value)), 1e-2))
+            differences[path] = float(np.max(np.abs(value - other)) / scale)
+    lost = [name for name, value in differences.items() if not np.isfinite(value)]
+    if lost:
+        return Comparison(None, f"{lost[0]} is not a number")
+    largest = max(differences, key=lambda name: differences[name])
+    return Comparison(differences[largest], largest)
+
+
+def capture(architecture: "Architecture", batches: Any) -> Any:
     """The operators of a training step."""
     import keras
 
@@ -145,97 +159,90 @@ def capture(architecture, batches):
     return capture_step(model, _BATCH_SIZE.value, y).model.graph
 
 
-def difference(expected, found) -> float:
-    """The largest relative difference: of a loss to itself, of a weight to its tensor's largest."""
-    import numpy as np
-
-    (seen, weights), (seen_too, weights_too) = expected, found
-    worst = max(
-        abs(a - b) / max(abs(a), 1e-3)
-        for step, other in zip(seen, seen_too, strict=True)
-        for a, b in zip(step, other, strict=True)
-    )
-    for a, b in zip(weights, weights_too, strict=True):
-        if a.size:
-            worst = max(worst, float(np.max(np.abs(a - b)) / max(np.max(np.abs(a)), 1e-2)))
-    return worst
-
-
-def conforms(name: str) -> bool:
-    """Trains a model, compares, and prints a row for each strategy; whether none differs."""
+def conform(architecture: "Architecture") -> "ModelResult":
+    """Trains a model in all ways, and compares; prints a line for each strategy."""
     import keras
     import numpy as np
+    from conformance_results import Comparison, ModelResult
 
     import keras_soap
     from keras_soap.strategy.search_space import SearchSpace
     from keras_soap.tasks.lowering import Lowering
     from keras_soap.topology.resolve import resolve
 
-    architecture = find(name)
     num_steps, batch_size = _NUM_STEPS.value, _BATCH_SIZE.value
     x, y = architecture.data(np.random.default_rng(_SEED.value), num_steps * batch_size)
     x, y = batches = keras.tree.map_structure(
         lambda array: array.reshape(num_steps, batch_size, *array.shape[1:]), (x, y)
     )
-    expected = train(architecture, batches, [])
+    expected = train(architecture, batches)
     nudged = keras.tree.map_structure(
         lambda array: np.nextafter(array, np.inf) if array.dtype.kind == "f" else array, x
     )
-    sensitivity = difference(expected, train(architecture, (nudged, y), []))
+    last_digit = compare(expected, train(architecture, (nudged, y)))
     topology = resolve("local")
     graph = capture(architecture, batches)
-    kinds = [operator.kind for operator in graph.operators]
-    print(
-        f"{name}: {len(kinds)} operators, {kinds.count('samplewise')} split by sample "
-        f"only, {kinds.count('whole')} whole; {num_steps} steps of {batch_size} samples, "
-        f"{_DTYPE.value}; one device differs by {sensitivity:.1e} from itself if the last digit of "
-        "its inputs does"
-    )
     space = SearchSpace(graph, Lowering(graph).dimensions, topology)
-    failed = 0
+    found = []
     for number in range(_NUM_STRATEGIES.value):
         strategy = space.random_strategy(np.random.default_rng([_SEED.value, number]))
         begin = time.perf_counter()
         soap = keras_soap.SoapStrategy(topology, strategy=strategy, verbose=0)
         try:
-            worst = difference(expected, train(architecture, batches, [soap]))
-        except Exception:
+            comparison = compare(expected, train(architecture, batches, soap))
+        except Exception as error:
             traceback.print_exc()
-            worst = math.inf
-        passed = worst <= _TOLERANCE.value
-        failed += not passed
+            comparison = Comparison(None, type(error).__name__)
+        found.append(comparison)
         print(
-            f"  strategy {number}: largest relative difference {worst:.1e}, "
-            f"{'passed' if passed else 'FAILED'} ({time.perf_counter() - begin:.0f} s)",
+            f"  strategy {number}: {comparison.cell(_TOLERANCE.value)} "
+            f"({time.perf_counter() - begin:.0f} s)",
             flush=True,
         )
-    return not failed
+    kinds = [operator.kind for operator in graph.operators]
+    return ModelResult(
+        len(kinds), kinds.count("samplewise"), kinds.count("whole"), last_digit, tuple(found)
+    )
 
 
 def main(argv: list[str]) -> None:
-    """Goes through the models; exits with 1 if one differs."""
+    """Goes through the models, and prints a table; exits with 1 if one differs."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     import keras
+    from conformance_models import find, names_of
+    from conformance_results import Results
 
     import keras_soap
 
-    sys.path.insert(0, os.path.dirname(__file__))
+    settings = {flag.name: flag.value for flag in _SETTINGS}
+    try:
+        names = names_of(_MODEL.value)
+        results = Results.load(_JSON_OUT.value, settings, _TOLERANCE.value)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     keras_soap.use_logical_cpus(_NUM_DEVICES.value)
     keras.config.set_floatx(_DTYPE.value)
-    names = [name for asked in _MODEL.value for name in _names(asked)]
-    failed = []
-    for name in names:
+    for number, name in enumerate(names, 1):
+        print(
+            f"{name} ({number} of {len(names)})"
+            + (": has passed before" if results.passes(name) else ""),
+            flush=True,
+        )
+        if results.passes(name):
+            continue
         keras.backend.clear_session()
         try:
-            passed = conforms(name)
-        except Exception:
+            results.add(name, conform(find(name, _IMAGE_SIZE.value, _SEED.value)))
+        except Exception as error:
             traceback.print_exc()
-            passed = False
-        if not passed:
-            failed.append(name)
-    if failed:
-        print(f"Failed: {', '.join(failed)}.")
+            results.errors[name] = type(error).__name__
+    print(
+        f"Largest relative differences from one device, in {_NUM_STEPS.value} steps of "
+        f"{_BATCH_SIZE.value} samples, {_DTYPE.value}, on {_NUM_DEVICES.value} logical CPU devices:"
+    )
+    print(results.render(names))
+    if not all(map(results.passes, names)):
         sys.exit(1)
 
 

@@ -1,6 +1,6 @@
 """KerasHub backbones, made from small configurations without a download.
 
-They need `pip install keras-hub`. None has dropout, so that losses can be compared.
+They need `pip install keras-hub`.
 """
 
 from collections.abc import Callable

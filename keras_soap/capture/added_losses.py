@@ -15,7 +15,7 @@ from absl import logging
 
 from keras_soap.capture.calls import Call, is_keras
 from keras_soap.capture.loss_terms import TermWithoutTarget
-from keras_soap.capture.trials import random_inputs
+from keras_soap.capture.trials import other_value, random_inputs
 from keras_soap.operators.computation import collecting_losses, total_of_losses
 
 
@@ -57,7 +57,7 @@ def kind_of_losses(call: Call) -> str | None:
         args, kwargs = call.fill([keras.ops.convert_to_tensor(value[part]) for value in values])
         if layer._call_has_training_arg:
             kwargs = {"training": True, **kwargs}
-        mapping = [(variable, variable.value) for variable in layer.variables]
+        mapping = [(variable, other_value(variable)) for variable in layer.variables]
         with collecting_losses(layer, mapping) as scope:
             layer(*args, **kwargs)
             losses = list(scope.losses)

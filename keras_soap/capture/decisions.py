@@ -78,7 +78,8 @@ def decide(call: Call, batch_size: int) -> Decision:
         batch_size: Samples in them.
 
     Raises:
-        CaptureError: If a layer finds masks that the graph does not show, and cannot be opened.
+        CaptureError: If a layer finds masks that the graph does not show, and cannot be opened, or
+            keeps states that are not its weights.
     """
     operation = call.operation
     if call.copies is not None:
@@ -86,6 +87,7 @@ def decide(call: Call, batch_size: int) -> Decision:
         # What no rule splits, and has samples: each copy would have to make all of them.
         has_samples = kind == "whole" and call.outputs[0].shape[:1] == (batch_size,)
         return Decision(kind if has_samples else kind + OF_WEIGHTS, operation)
+    _check_stateful(call)
     reason = _unshown_mask(call)
     adds = None
     if isinstance(operation, keras.Layer):
@@ -123,6 +125,18 @@ def decide(call: Call, batch_size: int) -> Decision:
     if treats_samples_alone(operation, call.inputs, call.outputs, call.fill):
         return Decision("samplewise", operation)
     return whole or Decision("whole", operation)
+
+
+def _check_stateful(call: Call) -> None:
+    """Raises `CaptureError` if a layer keeps states that Keras does not count among its weights."""
+    layers = call.operation._flatten_layers() if isinstance(call.operation, keras.Layer) else ()
+    for layer in layers:
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            raise CaptureError(
+                f"Layer {layer.name!r} has stateful=True, so it keeps states from batch to batch, "
+                "in variables that are not its weights. Use stateful=False; return_state=True and "
+                "initial_state= hand states on inside of the model."
+            )
 
 
 def _runs_whole(decision: Decision) -> bool:

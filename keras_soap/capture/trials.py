@@ -16,11 +16,12 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.ops.function import Function
 
 from keras_soap.capture.calls import Arguments, Call, nodes_of, recorded_mode
+from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 
 
 class _KeepsStateError(Exception):
-    """A layer changes weights other than seeds."""
+    """A layer changes weights other than seeds, whether they are trained or not."""
 
 
 def treats_samples_alone(
@@ -32,7 +33,11 @@ def treats_samples_alone(
     """Whether pieces of a random batch give the pieces of what the batch gives, in training.
 
     One piece is a single sample: then `keras.ops.add` may take samples for a bias (see
-    `operators.bias`).
+    `operators.bias`). Weights have other values than they begin with, which may be zeros that hide
+    what they weigh.
+
+    Raises:
+        CaptureError: If a layer changes variables that Keras does not know to be its own.
     """
     batch = inputs[0].shape[:1] if inputs else ()
     if not batch or any(spec.shape[:1] != batch for spec in (*inputs, *outputs)):
@@ -46,19 +51,26 @@ def treats_samples_alone(
         else:
             if operation._call_has_training_arg:
                 kwargs = _in_mode(kwargs, True)
-            trainable, rest = operation.trainable_variables, operation.non_trainable_variables
-            made, states = operation.stateless_call(
-                [v.value for v in trainable], [v.value for v in rest], *args, **kwargs
-            )
+            mapping = [(variable, other_value(variable)) for variable in operation.variables]
+            with StatelessScope(mapping, initialize_variables=False) as scope:
+                made = operation(*args, **kwargs)
             if any(
-                "seed" not in v.path and not np.array_equal(v.value, state)
-                for v, state in zip(rest, states, strict=True)
+                "seed" not in v.path and not np.array_equal(before, scope.get_current_value(v))
+                for v, before in mapping
             ):
                 raise _KeepsStateError
+            if set(scope.state_mapping) - {id(variable) for variable, _ in mapping}:
+                raise CaptureError(
+                    f"Layer {operation.name!r} of type {type(operation).__name__} changes "
+                    "variables that are not its weights, such as metrics or Keras's global seed. "
+                    "Make them with add_weight(), or a keras.random.SeedGenerator of its own."
+                )
         return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
 
     try:
         together, *pieces = map(run, (slice(0, 4), slice(0, 1), slice(1, 2), slice(2, 4)))
+    except CaptureError:
+        raise
     except _KeepsStateError:
         return False  # Parts would disagree about what they make of its state.
     except Exception as error:
@@ -130,7 +142,7 @@ def _in_mode(kwargs: dict[str, Any], training: bool) -> dict[str, Any]:
 def _run(layer: keras.Layer, run: Callable[[bool], Any], training: bool) -> list[np.ndarray]:
     """Outputs, then what becomes of the variables, and the sum of losses of activities."""
     variables = layer.variables
-    mapping = [(variable, _other_value(variable)) for variable in variables]
+    mapping = [(variable, other_value(variable)) for variable in variables]
     with StatelessScope(mapping, collect_losses=True, initialize_variables=False) as scope:
         outputs = keras.tree.flatten(run(training))
         states = [scope.get_current_value(variable) for variable in variables]
@@ -140,8 +152,8 @@ def _run(layer: keras.Layer, run: Callable[[bool], Any], training: bool) -> list
     return [*map(keras.ops.convert_to_numpy, (*outputs, *states)), loss]
 
 
-def _other_value(variable: keras.Variable) -> Any:
-    """Another one, but for seeds and counts. Variances stay positive."""
+def other_value(variable: keras.Variable) -> Any:
+    """Another than its own, but for seeds and counts. Variances stay positive."""
     value = variable.value
     return value * 1.25 + 0.05 if keras.backend.is_float_dtype(variable.dtype) else value
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import set_keras_mask
 from keras.src.backend.common.stateless_scope import StatelessScope
@@ -37,7 +38,7 @@ def call_shrunk(
         losses: What the layer adds to the loss goes here; by default it is let go.
 
     Returns:
-        Its outputs, and the non-trainable weights that it has changed.
+        Its outputs, and the weights that it has changed.
     """
     args, kwargs = call.arguments(inputs)
     if not isinstance(call.layer, keras.Layer):
@@ -50,7 +51,7 @@ def call_shrunk(
     # Not stateless_call: it skips __call__, which casts to the dtype that the layer computes in.
     mapping = list(zip(variables, call.weights, strict=True))
     scope = (
-        StatelessScope(mapping, initialize_variables=False)
+        _AssigningScope(mapping, initialize_variables=False)
         if losses is None
         else collecting_losses(layer, mapping)
     )
@@ -69,6 +70,26 @@ def call_shrunk(
         if new is not old
     }
     return PartResult(tuple(keras.tree.flatten(outputs)), updates)
+
+
+class _AssigningScope(StatelessScope):
+    """A scope in which weights that a layer assigns are still those that are trained.
+
+    What reads a weight after a layer has assigned it, as SpectralNormalization does, hands its
+    gradient to the weight, and nothing is differentiated through what was assigned.
+    """
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        variable, value = update
+        if variable.trainable:
+            value = _assigned(self.get_current_value(variable), value)
+        super().add_update((variable, value))
+
+
+@keras.ops.custom_gradient
+def _assigned(before: Any, value: Any) -> Any:
+    del before
+    return keras.ops.copy(value), lambda upstream: (upstream, None)
 
 
 def with_weights(
@@ -95,7 +116,7 @@ def collecting_losses(
     layer: keras.Layer, mapping: Sequence[tuple[Any, Any]]
 ) -> Iterator[StatelessScope]:
     """A stateless scope that collects what `layer` adds to the loss, and nothing remembers it."""
-    with StatelessScope(mapping, collect_losses=True, initialize_variables=False) as scope:
+    with _AssigningScope(mapping, collect_losses=True, initialize_variables=False) as scope:
         yield scope
         added = {id(loss) for loss in scope.losses}
     for inner in layer._flatten_layers():
@@ -148,7 +169,8 @@ def shrunk(
     key = json.dumps([changes, shapes], sort_keys=True)
     clones = _clones.setdefault(layer, {})
     if key not in clones:
-        with without_values():
+        # What it makes besides weights, such as constants, is read by other graphs than this, too.
+        with tf.init_scope(), without_values():
             clone = type(layer).from_config({**layer.get_config(), **changes})
             clone(*args, **kwargs)
         clones[key] = clone

@@ -1,5 +1,6 @@
 """Normalization over axes of a sample: those axes stay whole, all others are split."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,24 @@ class LayerNormalization(Rule):
     kind = "layer_normalization"
     layers = ("LayerNormalization", "RMSNormalization")
 
+    def refuses(self, attributes, inputs, output):
+        rank = len(output.shape)
+        axes = sorted(axis % rank for axis in _axes(attributes))
+        # Of RMSNormalization; LayerNormalization lays its weights along the axes.
+        if "center" not in attributes and axes != list(range(rank - len(axes), rank)):
+            return "its scale is laid along the last axes, and it normalizes others"
+        return None
+
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
-        axis = operator.attributes.get("axis", -1)
-        return axis_dimensions(operator, skip=axis if isinstance(axis, list) else (axis,))
+        return axis_dimensions(operator, skip=_axes(operator.attributes))
 
     def flops(self, operator: Operator, regions: Regions) -> np.ndarray:
         return FLOPS_PER_ELEMENT * volume(regions)
+
+
+def _axes(attributes: Mapping[str, Any]) -> Sequence[int]:
+    axis = attributes.get("axis", -1)
+    return axis if isinstance(axis, list) else (axis,)
 
 
 class GroupNormalization(Rule):

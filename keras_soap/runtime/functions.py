@@ -225,7 +225,14 @@ class StepFunctions:
         if batch.key not in self._traced:
             step = self._capture(batch)
             self._trace(batch, run.place_function(step, batch.sizes), run.test_function(step))
-        return self._run(batch)
+        logs = self._run(batch)
+        self._after_inference()
+        return logs
+
+    def _after_inference(self) -> None:
+        assert self.run is not None
+        if self.run.infers_states:
+            self.run.store.after_step()
 
     def _predict_on(self, data: Any) -> Any:
         assert self.run is not None
@@ -238,7 +245,9 @@ class StepFunctions:
                 capture(self.model, _batch_size(x, sizes), self.time_chunk), sizes
             )
         self.run.store.before_step()
-        return self._predicting[key](*self._flat(x))
+        outputs = self._predicting[key](*self._flat(x))
+        self._after_inference()
+        return outputs
 
     def _trace(self, batch: "_Batch", place: Any, run: Any) -> None:
         self._traced[batch.key] = trace(_PURPOSES[batch.key[0]], place, run)

@@ -186,7 +186,20 @@ class StepTracer:
             return assemble(pieces)
 
     def _read(self, weight: int, device: str) -> tf.Tensor:
+        """The region of a weight on a device, as it is when the layers before have run."""
+        updated = self.updated(weight, device)
+        if updated is not None:
+            return updated
         return self.store[self.captured.variables[weight]].on(device).value.read_value()
+
+    def updated(self, weight: int, device: str) -> tf.Tensor | None:
+        """What layers have made of the region of a weight on a device; None if nothing."""
+        made = self.updates.get(weight)
+        if made is None or device in made:
+            return made and made[device]
+        sharded = self.store[self.captured.variables[weight]]
+        source = next(d for d in made if sharded.region(d) == sharded.region(device))
+        return move(made[source], source, device)
 
     def _inputs(self, number: int, part: int) -> list[tf.Tensor | None]:
         """The input regions of a part, on its device; None where it reads nothing."""

@@ -1,7 +1,6 @@
 """The training step as one multi-device function per batch size, and the shards it works on."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,17 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import CapturedStep
-from keras_soap.runtime import batch_pieces, between_clients, cluster, collectives, layouts
+from keras_soap.runtime import (
+    batch_pieces,
+    between_clients,
+    cluster,
+    collectives,
+    layouts,
+    reports,
+)
 from keras_soap.runtime.batch_shards import Sizes, rows
 from keras_soap.runtime.collectives import Reductions
-from keras_soap.runtime.exchange import here, is_here, move, on, tracing
+from keras_soap.runtime.exchange import here, is_here, on, tracing
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
 from keras_soap.runtime.pieces import add_up, ranges
@@ -41,6 +47,8 @@ class TrainingRun:
         strategy: A configuration for each operator.
         topology: The machine.
         device_names: TensorFlow's names of its devices.
+        store: Of the variables.
+        infers_states: Whether layers change their weights in inference, too.
     """
 
     model: keras.Model
@@ -50,6 +58,7 @@ class TrainingRun:
     topology: DeviceTopology
     device_names: Sequence[str]
     store: ShardStore = field(default_factory=ShardStore)
+    infers_states: bool = False
 
     def __post_init__(self) -> None:
         graph = self.step.model.graph
@@ -143,12 +152,13 @@ class TrainingRun:
             with tracing("a training step"):
                 tracer = self._tracer(step.model, training=True)
                 tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
+                # Before the optimizer, as what layers assign may be what it updates.
+                self._assign_updates(tracer)
                 logs = self._report(step, tracer)
                 tracer.backward(self.optimizer.loss_scale)
                 gradients = self._reduced_gradients(tracer)
                 self.penalties.add_to(gradients, self.optimizer.loss_scale)
                 self.optimizer.apply(gradients)
-                self._assign_updates(tracer)
                 return logs
 
         return train
@@ -164,6 +174,7 @@ class TrainingRun:
             with tracing("an evaluation step"):
                 tracer = self._tracer(step.model, training=False)
                 tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
+                self._assign_updates(tracer)
                 return self._report(step, tracer)
 
         return test
@@ -187,6 +198,7 @@ class TrainingRun:
             with tracing("a prediction step"):
                 tracer = self._tracer(captured, training=False)
                 tracer.forward(batch_pieces.cut_batch(tracer, order, fed, sizes))
+                self._assign_updates(tracer)
                 flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
                 if sizes is not None:
                     start, stop = rows(sizes)[cluster.client()]
@@ -257,20 +269,20 @@ class TrainingRun:
             batch_size = step.model.graph.batch_size
             for numbers in step.losses:
                 term = step.term(numbers[0])
-                summed = _summed_report(numbers, tracer, device)
+                summed = reports.summed(numbers, tracer, device)
                 report, ours = collectives.everywhere(summed, device)
                 with on(ours):
                     loss = report[0]
-                    _add_states(report[1:], term.metric_variables)
+                    reports.add_states(report[1:], term.metric_variables)
                     if term.tracker is not None:
                         term.tracker.update_state(loss, sample_weight=batch_size)
                     total.append(loss * term.weight)
             for numbers in step.metrics:
-                summed = _summed_report(numbers, tracer, device)
+                summed = reports.summed(numbers, tracer, device)
                 report, ours = collectives.everywhere(summed, device)
                 with on(ours):
                     term = step.term(numbers[0])
-                    update = _set_states if term.replaces_states else _add_states
+                    update = reports.set_states if term.replaces_states else reports.add_states
                     update(report, term.metric_variables)
             penalties = self.penalties.values(device)
             if penalties:
@@ -328,16 +340,13 @@ class TrainingRun:
         return result
 
     def _assign_updates(self, tracer: StepTracer) -> None:
-        """Stores what layers made of their non-trainable weights, on every device."""
+        """Stores what layers made of their weights, on every device."""
+        self.infers_states |= bool(tracer.updates) and not tracer.training
         with tf.name_scope("update_state"):
-            for weight, by_device in sorted(tracer.updates.items()):
+            for weight in sorted(tracer.updates):
                 sharded = self.store[self.step.model.variables[weight]]
                 for device in sharded.devices:
-                    value = by_device.get(device)
-                    if value is None:
-                        region = sharded.region(device)
-                        source = next(d for d in by_device if sharded.region(d) == region)
-                        value = move(by_device[source], source, device)
+                    value = tracer.updated(weight, device)
                     if is_here(device):
                         with on(device):
                             sharded.on(device).value.assign(value)
@@ -351,40 +360,6 @@ def _sum(gradients: list[Any]) -> Any:
     if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         return collectives.join_slices(gradients)
     return add_up(gradients)
-
-
-def _summed_report(numbers: Sequence[int], tracer: StepTracer, device: str) -> tf.Tensor:
-    """What all parts of some operators report, on `device`."""
-    arrived = []
-    for number in numbers:
-        for trace, source in zip(tracer.traces[number], tracer.devices(number), strict=True):
-            assert trace.report is not None
-            arrived.append(trace.report if source == device else move(trace.report, source, device))
-    with on(device):
-        return tf.add_n(arrived)
-
-
-def _add_states(added: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
-    """Adds to Keras's metrics what all parts have for their variables, flat."""
-    for variable, value in _of_variables(added, variables):
-        variable.assign_add(value)
-
-
-def _set_states(states: tf.Tensor, variables: Sequence[keras.Variable]) -> None:
-    """Sets the variables of Keras's metrics to what one part has for them, flat."""
-    for variable, value in _of_variables(states, variables):
-        variable.assign(value)
-
-
-def _of_variables(
-    values: tf.Tensor, variables: Sequence[keras.Variable]
-) -> Iterator[tuple[keras.Variable, tf.Tensor]]:
-    start = 0
-    for variable in variables:
-        size = math.prod(variable.shape)
-        value = tf.reshape(values[start : start + size], variable.shape)
-        yield variable, tf.cast(value, variable.dtype)
-        start += size
 
 
 def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:

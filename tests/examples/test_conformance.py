@@ -1,10 +1,17 @@
 """Programs that go through architectures find nothing that differs, or that cannot be captured."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.examples.programs import loaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,16 +29,73 @@ def run(program, *arguments):
 
 
 def test_small_models_train_under_random_strategies_as_on_one_device():
-    models = ["siamese", "structured_data", "deep_and_cross", "memory_network", "bidirectional"]
+    models = ["convnet", "siamese", "structured_data", "deep_and_cross", "memory_network"]
+    models.append("bidirectional")
     done = run("conformance.py", f"--model={','.join(models)}", "--num_strategies=1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("passed") == len(models)
+    assert f"{len(models)} models, 1 strategies each: all passed." in done.stdout
 
 
 def test_a_difference_ends_the_program_with_the_names_of_the_models():
     done = run("conformance.py", "--model=categories", "--num_strategies=1", "--tolerance=0")
     assert done.returncode == 1
     assert "Failed: categories." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "difference", "of"),
+    [
+        (2.0, 1.001, 0.0, "loss of step 0"),
+        (2.2, 1.001, 0.1, "loss of step 0"),
+        (2.0, 1.00101, 0.01, "dense/kernel"),  # Of 0.001, not of 1.001.
+        (math.nan, 1.001, None, "loss of step 0 is not a number"),
+        (2.0, math.inf, None, "dense/kernel is not a number"),
+    ],
+)
+def test_weights_are_compared_by_how_they_changed(loss, weight, difference, of):
+    with loaded("conformance") as modules:
+        conformance = modules["conformance"]
+
+        def training(loss, weight):
+            start, end = np.ones(3), np.array([1.0, weight, 1.0])
+            return conformance.Training(
+                [{"loss": loss}], [("dense/kernel", start)], [("dense/kernel", end)]
+            )
+
+        found = conformance.compare(training(2.0, 1.001), training(loss, weight))
+    assert found.of == of
+    assert found.difference == (None if difference is None else pytest.approx(difference))
+    assert found.passes(1e-4) == (difference == 0)
+
+
+def test_what_has_passed_before_is_not_trained_again(tmp_path):
+    arguments = ("--num_strategies=1", f"--json_out={tmp_path / 'results.json'}")
+    assert run("conformance.py", "--model=categories", *arguments).returncode == 0
+    done = run("conformance.py", "--model=categories,cate-gories", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "categories (1 of 1): has passed before" in done.stdout
+    assert "strategy 0:" not in done.stdout
+    other = run("conformance.py", "--model=categories", "--num_strategies=2", arguments[1])
+    assert other.returncode != 0
+    assert "Give --json_out another name" in other.stdout + other.stderr
+
+
+def test_groups_name_their_models_and_nothing_is_trained_twice():
+    with loaded("conformance_models") as modules:
+        names_of, groups = modules["conformance_models"].names_of, modules["conformance_models"]
+        assert names_of(["keras_io", "Conv-Net"]) == list(groups.GROUPS["keras_io"])
+        assert names_of(["applications", "resnet_50", "VGG19"]) == [*groups.APPLICATIONS, "VGG19"]
+        with pytest.raises(ValueError, match=r"There is no model 'convnets'.*all, own, keras_io"):
+            names_of(["convnets"])
+
+
+def test_every_family_of_applications_is_in_their_group():
+    with loaded("conformance_models") as modules:
+        names = modules["conformance_models"].APPLICATIONS
+    builders = {key: value for key, value in vars(keras.applications).items() if callable(value)}
+    families = {builder.__module__ for builder in builders.values()}
+    ours = {builders[name].__module__ for name in names}
+    assert families - ours == {"keras.src.applications.vgg19"}  # Of one family with vgg16.
 
 
 def test_applications_are_captured_and_simulated(tmp_path):

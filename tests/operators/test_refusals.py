@@ -32,6 +32,7 @@ REFUSED = {
     "synchronized batch normalization": layers.BatchNormalization(synchronized=True),
     "renormalization": layers.BatchNormalization(renorm=True),
     "group normalization of another axis": layers.GroupNormalization(2, axis=1),
+    "RMS normalization of other axes than its scale's": layers.RMSNormalization(axis=(1, 2)),
     "scale that is an array": layers.Rescaling(np.ones(4)),
     "softmax over everything": ops.nn.Softmax(axis=None),
     "average along an axis": ops.numpy.Average(axis=1),

@@ -137,14 +137,15 @@ def test_regularizers_train_as_in_keras(subject, strategy, optimizer):
     assert_equal_training(subject, optimizer, train(KNOWN[subject], optimizer, chosen))
 
 
-def test_validation_and_partial_batches_are_regularized_too():
-    x, y, _ = KNOWN["penalties, vectors"].samples()
+@pytest.mark.parametrize("subject", ["penalties, vectors", "penalties, images"])
+def test_validation_and_partial_batches_are_regularized_too(subject):
+    x, y, _ = KNOWN[subject].samples()
     histories = []
     for callbacks in (
         [],
-        [SoapStrategy(strategy=NAMED["S and P"](lowering("penalties, vectors")), verbose=0)],
+        [SoapStrategy(strategy=NAMED["S and P"](lowering(subject)), verbose=0)],
     ):
-        model = KNOWN["penalties, vectors"].model()
+        model = KNOWN[subject].model()
         histories.append(
             model.fit(
                 x[:20],

@@ -48,6 +48,32 @@ def quick(**arguments) -> SoapStrategy:
     return SoapStrategy(search_budget_s=0.1, profile="analytic", verbose=0, **arguments)
 
 
+def test_states_that_are_no_weights():
+    x = np.ones((8, 4, 3), "float32")
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(8, 4, 3)), layers.LSTM(4, stateful=True), layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    refused(CaptureError, "'lstm.*stateful=True.*Use stateful=False", quick(), model, x, np.ones(8))
+
+
+def test_layers_that_keep_metrics_of_their_own():
+    class Endpoint(layers.Layer):
+        def __init__(self):
+            super().__init__(name="endpoint")
+            self.mean = keras.metrics.Mean()
+
+        def call(self, x):
+            self.mean.update_state(x)
+            return x
+
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4), Endpoint()])
+    model.compile("sgd", "mse")
+    y = np.ones((len(X), 4), "float32")
+    says = r"'endpoint' of type Endpoint changes variables .*not its weights.*add_weight\(\)"
+    refused(CaptureError, says, quick(), model, y=y)
+
+
 def test_a_batch_size_that_no_degree_divides():
     refused(
         StrategyError,
