@@ -19,7 +19,7 @@ from absl import logging
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.proto.files import write_atomically
 
-VERSION = 3
+VERSION = 4
 """Of the files, and of how times are measured: others are not read."""
 
 
