@@ -7,9 +7,7 @@ by optimizers with 0, 1 and 2 variables beside each weight, each in a process of
 CPU devices share the memory of their process, and all of them hold equally much here; so measured
 for each device is its share of the most that was resident during steps (Linux: `VmHWM`), less what
 was before the model was made. A small model has trained by then: what the runtime itself takes does
-not count. Where samples are split, predictions leave out what reductions of gradients need while
-they run. Exits with 1 if a peak of a model whose units are split differs from the predicted one by
-more than `--tolerance`.
+not count. Exits with 1 if a peak differs from the predicted one by more than `--tolerance`.
 """
 
 import ctypes
@@ -135,8 +133,7 @@ def main(argv: list[str]) -> None:
         for split in _SPLITS.value:
             figures = found.setdefault(optimizer, {})[split] = measured(optimizer, split)
             difference = figures["measured_bytes"] / figures["predicted_bytes"] - 1
-            if split == "units":
-                worst = max(worst, abs(difference))
+            worst = max(worst, abs(difference))
             print(
                 f"{optimizer:<12}{split:<10}{figures['predicted_bytes'] / 1e6:>12,.0f}"
                 f"{figures['measured_bytes'] / 1e6:>12,.0f}{difference:>+12.1%}",

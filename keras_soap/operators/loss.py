@@ -3,10 +3,13 @@
 1. Parts of a loss add up to it. Where it is a mean over what a mask or weights leave, parts first
    add up how much that is.
 2. A cross-entropy of a softmax is split along the classes, too: its logits are never gathered.
-   Parts of one sample find the largest logit m and Z = Σ exp(x - m), one number each for a sample;
-   then each adds what its own classes have in
+   Parts of one sample find the largest logit m, then add up Z = Σ exp(x - m), what the label
+   picks, P = x_label - m or Σ label · (x - m), and W = 1 or Σ label: a few numbers for a sample.
+   That with the first class then has
 
-       loss = log Z - (x_label - m)    or    loss = Σ label · (log Z - (x - m)).
+       loss = W · log Z - P.
+
+   So what goes over all logits is in one stage, backwards too.
 
 3. Accuracies want the first class with the largest logit, and with the largest label where labels
    are vectors. Parts find the largest first, then the first class that has it.
@@ -102,9 +105,10 @@ class CrossEntropy(Loss):
         values = volume(regions[:, :-1])
         searched = values * _num_searched(operator)
         over, dtype = ("classes",), _dtype(operator)
+        sums = values * (2 if operator.attributes["is_sparse"] else 3)
         more = [
             Combine("largest", over, np.maximum(values, searched), dtype, "max"),
-            Combine("sum", over, values, dtype),
+            Combine("sum", over, sums, dtype),
         ]
         if operator.attributes["finds_classes"]:
             more.append(Combine("class", over, searched, dtype, "max"))
@@ -124,8 +128,8 @@ class CrossEntropy(Loss):
             largest = [tf.reshape(tf.reduce_max(x, -1), [-1]) for x in searched]
             return tf.stop_gradient(tf.concat(largest, 0))
         if number == 1:
-            shifted = logits - _largest(call, logits)[..., None]
-            return tf.reshape(tf.reduce_sum(tf.exp(shifted), -1), [-1])
+            sums = _sums_of_numbers if call.layer.is_sparse else _sums_of_vectors
+            return tf.concat([tf.reshape(x, [-1]) for x in sums(call, logits)], 0)
         start, size = call.part.output[-1][0], call.part.operator.output.shape[-1]
         found = []
         largest = tf.split(_combined(call, 0), _num_searched(call.part.operator))
@@ -143,16 +147,16 @@ class CrossEntropy(Loss):
         start, stop = call.part.output[-1]
         if stop - start == operator.output.shape[-1]:
             return super().compute(call)
-        logits = _logits(call)
-        log_sum = tf.math.log(tf.reshape(_combined(call, 1), logits.shape[:-1]))
-        values = _values(call, logits, log_sum)
-        loss = term.reduced(values, call.inputs, _normalizer(call))
+        shape = call.inputs[0].shape[:-1]
         is_first = start == 0
         hits = None
         if is_first and operator.attributes["finds_classes"]:
             found, *labels = tf.split(-_combined(call, 2), _num_searched(operator))
             label = labels[0] if labels else tf.reshape(call.inputs[1], [-1])
-            hits = tf.reshape(found == tf.cast(label, found.dtype), logits.shape[:-1])
+            hits = tf.reshape(found == tf.cast(label, found.dtype), shape)
+        # The parts of one sample have its loss once.
+        values = _values(call, shape) if is_first else tf.zeros(shape, operator.output.dtype)
+        loss = term.reduced(values, call.inputs, _normalizer(call))
         return PartResult((loss,), report=term.report_of_classes(loss, call.inputs, hits))
 
 
@@ -207,31 +211,76 @@ def _largest(call: PartCall, logits: Any) -> Any:
     return tf.reshape(_combined(call, 0)[:count], logits.shape[:-1])
 
 
-def _values(call: PartCall, logits: Any, log_sum: Any) -> Any:
-    """What the classes of this part add to the unreduced values of the loss."""
+def _sums_of_numbers(call: PartCall, logits: Any) -> tuple[Any, Any]:
+    """Z, and P of the labels that are numbers of this part's classes; else 0."""
     import tensorflow as tf
 
-    term = call.layer
+    largest = tf.reshape(_largest(call, logits), [-1])
+    labels, _ = _labels(call)
     start, stop = call.part.output[-1]
     size = call.part.operator.output.shape[-1]
-    shifted_by = _largest(call, logits)
-    if not term.is_sparse:
-        labels = tf.cast(call.inputs[1], logits.dtype)
-        if term.label_smoothing:
-            labels = labels * (1.0 - term.label_smoothing) + term.label_smoothing / size
-        return tf.reduce_sum(labels * (log_sum[..., None] - (logits - shifted_by[..., None])), -1)
-    labels = tf.cast(tf.reshape(call.inputs[1], shifted_by.shape), tf.int64)
-    is_valid = None
-    if term.ignore_class is not None:
-        is_valid = labels != term.ignore_class
-        labels = tf.where(is_valid, labels, 0)
     # What is no class at all is for the first or last part, and fails there as it does whole.
     after = labels >= start if start > 0 else tf.ones_like(labels, tf.bool)
     before = labels < stop if stop < size else tf.ones_like(labels, tf.bool)
     is_here = after & before
     at = tf.where(is_here, labels - start, 0)
-    picked = tf.gather(logits, at, axis=-1, batch_dims=len(at.shape)) - shifted_by
-    values = tf.where(is_here, -picked, tf.zeros([], logits.dtype))
-    if start == 0:
-        values = values + log_sum
-    return values if is_valid is None else tf.where(is_valid, values, tf.zeros([], values.dtype))
+
+    # Gradients of the two in one pass: of their own they would make a tensor of all logits each.
+    @tf.custom_gradient
+    def sums(logits: Any) -> Any:
+        exponentials = tf.exp(logits - largest[:, None])
+        picked = tf.gather(logits, at, axis=-1, batch_dims=1) - largest
+
+        def gradient(of_total: Any, of_picked: Any) -> Any:
+            of_picked = tf.where(is_here, of_picked, tf.zeros_like(of_picked))
+            index = tf.stack([tf.range(at.shape[0], dtype=at.dtype), at], 1)
+            return tf.tensor_scatter_nd_add(exponentials * of_total[:, None], index, of_picked)
+
+        total = tf.reduce_sum(exponentials, -1)
+        return (total, tf.where(is_here, picked, tf.zeros_like(picked))), gradient
+
+    return sums(tf.reshape(logits, [-1, logits.shape[-1]]))
+
+
+def _sums_of_vectors(call: PartCall, logits: Any) -> tuple[Any, Any, Any]:
+    """Z, P and W of this part's classes, where labels are vectors."""
+    import tensorflow as tf
+
+    term = call.layer
+    shifted = logits - _largest(call, logits)[..., None]
+    labels = tf.cast(call.inputs[1], logits.dtype)
+    if term.label_smoothing:
+        size = call.part.operator.output.shape[-1]
+        labels = labels * (1.0 - term.label_smoothing) + term.label_smoothing / size
+    return (
+        tf.reduce_sum(tf.exp(shifted), -1),
+        tf.reduce_sum(labels * shifted, -1),
+        tf.reduce_sum(labels, -1),
+    )
+
+
+def _labels(call: PartCall) -> tuple[Any, Any]:
+    """Numbers of classes, flat, 0 for those to ignore; and which count, or None if all do."""
+    import tensorflow as tf
+
+    labels = tf.cast(tf.reshape(call.inputs[1], [-1]), tf.int64)
+    if call.layer.ignore_class is None:
+        return labels, None
+    is_valid = labels != call.layer.ignore_class
+    return tf.where(is_valid, labels, 0), is_valid
+
+
+def _values(call: PartCall, shape: Any) -> Any:
+    """The unreduced values of the loss, of the sums of all parts."""
+    import tensorflow as tf
+
+    sums = _combined(call, 1)
+    if not call.layer.is_sparse:
+        total, picked, weight = tf.split(sums, 3)
+        return tf.reshape(weight * tf.math.log(total) - picked, shape)
+    total, picked = tf.split(sums, 2)
+    values = tf.math.log(total) - picked
+    _, is_valid = _labels(call)
+    if is_valid is not None:
+        values = tf.where(is_valid, values, tf.zeros([], values.dtype))
+    return tf.reshape(values, shape)

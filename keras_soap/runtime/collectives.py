@@ -91,6 +91,33 @@ class Reductions:
                 _run(each, held, devices, combine)
         return [pieces.whole() for pieces in held]
 
+    def reduce_together(
+        self, tensors: Sequence[Sequence[tf.Tensor]], devices: Sequence[str]
+    ) -> list[list[tf.Tensor]]:
+        """Sums of several tensors that are reduced as one value: those of each device.
+
+        Args:
+            tensors: Of each of `devices`; of one dtype, and of equal shapes on all devices.
+            devices: As of `reduce`.
+        """
+        if len(devices) == 1:
+            return [list(own) for own in tensors]
+        if len(tensors[0]) == 1:
+            return [[whole] for whole in self.reduce([own for (own,) in tensors], devices)]
+        shapes = [tensor.shape for tensor in tensors[0]]
+        values = []
+        for own, device in zip(tensors, devices, strict=True):
+            with on(device):
+                values.append(tf.concat([tf.reshape(tensor, [-1]) for tensor in own], 0))
+        result = []
+        for value, device in zip(self.reduce(values, devices), devices, strict=True):
+            with on(device):
+                pieces = tf.split(value, [shape.num_elements() for shape in shapes])
+                result.append(
+                    [tf.reshape(piece, s) for piece, s in zip(pieces, shapes, strict=True)]
+                )
+        return result
+
     def gather_slices(
         self, slices: Sequence[tf.IndexedSlices], devices: Sequence[str]
     ) -> list[tf.IndexedSlices]:

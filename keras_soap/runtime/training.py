@@ -22,9 +22,10 @@ from keras_soap.runtime import (
 from keras_soap.runtime.batch_shards import Sizes, rows
 from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import here, is_here, on, tracing
+from keras_soap.runtime.gradients import reduced_gradients
 from keras_soap.runtime.optimizers import ShardedOptimizer
 from keras_soap.runtime.penalties import WeightPenalties
-from keras_soap.runtime.pieces import add_up, ranges
+from keras_soap.runtime.pieces import ranges
 from keras_soap.runtime.shards import ShardedVariable, ShardStore
 from keras_soap.runtime.step import StepTracer
 from keras_soap.strategy.parallel_config import ParallelConfig
@@ -156,7 +157,7 @@ class TrainingRun:
                 self._assign_updates(tracer)
                 logs = self._report(step, tracer)
                 tracer.backward(self.optimizer.loss_scale)
-                gradients = self._reduced_gradients(tracer)
+                gradients = reduced_gradients(tracer)
                 self.penalties.add_to(gradients, self.optimizer.loss_scale)
                 self.optimizer.apply(gradients)
                 return logs
@@ -294,51 +295,6 @@ class TrainingRun:
                 self.model._loss_tracker.update_state(tf.add_n(total), sample_weight=batch_size)
                 return self.model.get_metrics_result()
 
-    def _reduced_gradients(self, tracer: StepTracer) -> dict[int, dict[str, Any]]:
-        result: dict[int, dict[str, Any]] = {}
-        for weight, by_device in sorted(tracer.weight_gradients.items()):
-            owner = next(o.name for o in tracer.graph.operators if weight in o.weights)
-            with tf.name_scope(TaskName(TaskKind.ALL_REDUCE, owner).scope):
-                variable = self.step.model.variables[weight]
-                sharded = self.store[variable]
-                local = {}
-                for device, gradients in by_device.items():
-                    with on(device):
-                        local[device] = _sum(gradients)
-                reduced: dict[str, Any] = {}
-                for region in dict.fromkeys(sharded.regions):
-                    holders = [
-                        d
-                        for d in self.device_names
-                        if d in sharded.devices and sharded.region(d) == region
-                    ]
-                    reduced |= self._reduce(local, holders)
-                result[id(variable)] = reduced
-        return result
-
-    def _reduce(self, local: dict[str, Any], holders: list[str]) -> dict[str, Any]:
-        """Sums gradients over the devices that have one; all holders of the region get the sum."""
-        sources = [device for device in holders if device in local]
-        if not sources:
-            return {}
-        gradients = [local[device] for device in sources]
-        if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
-            summed = self.reductions.gather_slices(gradients, sources)
-        else:
-            dense = []
-            for device, gradient in zip(sources, gradients, strict=True):
-                with on(device):
-                    dense.append(tf.convert_to_tensor(gradient))
-            summed = self.reductions.reduce(dense, sources)
-        result = dict(zip(sources, summed, strict=True))
-        others = [device for device in holders if device not in result]
-        flat = tf.nest.flatten(summed[0], expand_composites=True)
-        copies = [collectives.spread(tensor, sources[0], others) for tensor in flat]
-        for device in others:
-            here = [copy[device] for copy in copies]
-            result[device] = tf.nest.pack_sequence_as(summed[0], here, expand_composites=True)
-        return result
-
     def _assign_updates(self, tracer: StepTracer) -> None:
         """Stores what layers made of their weights, on every device."""
         self.infers_states |= bool(tracer.updates) and not tracer.training
@@ -354,22 +310,3 @@ class TrainingRun:
 
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
     return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 1)
-
-
-def _sum(gradients: list[Any]) -> Any:
-    if all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
-        return collectives.join_slices(gradients)
-    return add_up(gradients)
-
-
-def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
-    """The configuration with degrees lowered until they divide this batch."""
-    devices = np.array(config.devices).reshape(config.degrees)
-    degrees = list(config.degrees)
-    for column, dimension in enumerate(dimensions):
-        # Any of them: samples may be another axis than the first, inside of a layer.
-        old = degrees[column]
-        new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
-        degrees[column] = new
-        devices = devices.take(range(0, old, old // new), axis=column)
-    return ParallelConfig(tuple(degrees), tuple(devices.ravel().tolist()))

@@ -78,31 +78,33 @@ class AdditiveCosts:
         operator = self.graph.operators[number]
         block = self.lowering.operator(number, degrees)
         for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
-            if not spec.trainable:
-                continue
-            elements, element_bytes = weight.num_elements, weight.element_bytes
-            if weight.sparse_rows is not None:
-                rows = weight.regions[:, 0, 1] - weight.regions[:, 0, 0]
-                element_bytes = element_bytes * int(elements[0] // max(rows[0], 1))
-                elements = weight.sparse_rows
-            total += self._groups_ns(
-                weight.group, elements, element_bytes, weight.sparse_rows is not None
+            if spec.trainable:
+                largest += int(weight.num_elements.max()) * weight.element_bytes
+        slowest: dict[tuple[int, ...], float] = {}
+        for reduction in block.reductions:
+            plan = all_reduce.plan(
+                self.topology,
+                reduction.members,
+                reduction.num_elements,
+                reduction.element_bytes,
+                reduction.gathers,
             )
-            largest += int(weight.num_elements.max()) * weight.element_bytes
+            # Groups work at once, so the slowest counts.
+            before = slowest.get(reduction.weights, 0.0)
+            slowest[reduction.weights] = max(before, float(plan.time_ns))
+        total += sum(slowest.values())
         if largest:
             total += self.problem.profile.update_time_ns(largest, self.topology.devices[0])
         return total
 
-    def _groups_ns(
-        self, group: np.ndarray, elements: np.ndarray, element_bytes: int, gathers: bool = False
-    ) -> float:
+    def _groups_ns(self, group: np.ndarray, elements: np.ndarray, element_bytes: int) -> float:
         """Of reducing over every group: groups work at once, so the slowest counts."""
         slowest = 0.0
         for number in range(int(group.max()) + 1):
             devices = np.flatnonzero(group == number).tolist()
             if len(devices) > 1:
                 cost = all_reduce.plan(
-                    self.topology, devices, int(elements[devices[0]]), element_bytes, gathers
+                    self.topology, devices, int(elements[devices[0]]), element_bytes
                 )
                 slowest = max(slowest, float(cost.time_ns))
         return slowest

@@ -269,12 +269,12 @@ class PathBounds:
 
     def _reductions(self, number: int, config: ParallelConfig):
         """Groups of parts that reduce gradients, and what that costs; sparse ones are left out."""
-        block = self.problem.lowering.operator(number, config.degrees)
-        specs = self.graph.operators[number].weight_specs
-        for spec, weight in zip(specs, block.weights, strict=True):
-            if spec.trainable and weight.sparse_rows is None:
-                yield from self._reduce(
-                    config, weight.group, weight.num_elements, weight.element_bytes
+        for each in self.problem.lowering.operator(number, config.degrees).reductions:
+            if not each.gathers:
+                devices = sorted(config.devices[part] for part in each.members)
+                yield (
+                    list(each.members),
+                    all_reduce.plan(self.topology, devices, each.num_elements, each.element_bytes),
                 )
 
     def _reduce(self, config: ParallelConfig, group, elements, element_bytes: int):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_soap.graph.operator_graph import Operator, dtype_bytes
-from keras_soap.graph.region import volume
+from keras_soap.graph.region import Regions, volume
 from keras_soap.operators import registry
 from keras_soap.operators.rule import NOT_AN_AXIS
 from keras_soap.simulator.growing import Growing
@@ -49,7 +49,8 @@ from keras_soap.simulator.layout import (
 )
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.tasks.lowering import Costs
-from keras_soap.tasks.memory import output_bytes, weight_bytes
+from keras_soap.tasks.memory import output_bytes, reduced_bytes, weight_bytes
+from keras_soap.tasks.weights import gradient_reductions
 
 Degrees = tuple[int, ...]
 
@@ -166,7 +167,6 @@ class TableMaker:
         weights = rule.weight_regions(operator, outputs[0])
         first_row = len(self._row)
         self._row.extend(self._rows(operator, outputs, weights, total))
-        reductions = self._weights(n, numbers, weights)
         for number, of_config, start in zip(numbers, indices, starts, strict=False):
             parts = slice(int(start), int(start) + len(of_config))
             config = self._config.array[number]
@@ -174,7 +174,7 @@ class TableMaker:
             config[CONFIG_REGION] = len(self._regions)
             for regions in inputs:
                 self._regions.extend(regions[parts].reshape(-1))
-            self._add_reductions(config, parts, reductions)
+            self._add_reductions(n, number, [regions[parts] for regions in weights])
             combines = [
                 combine
                 for combine in rule.combines(operator, outputs[0][parts])
@@ -203,48 +203,25 @@ class TableMaker:
             rows[:, column + TIME_U] = np.array(times, np.int64)[where]
         return rows
 
-    def _weights(self, n: int, numbers: Sequence[int], weights) -> list[tuple]:
-        """For each trainable weight: a key, elements, bytes of one, for each part; gathers."""
-        found = []
-        lowering = self._costs.lowering
-        operator = lowering.graph.operators[n]
-        for position, (spec, regions) in enumerate(
-            zip(operator.weight_specs, weights, strict=True)
-        ):
-            if not spec.trainable:
-                continue
-            elements = volume(regions)
-            each = np.full(len(regions), dtype_bytes(spec.dtype), np.int64)
-            sparse = [
-                lowering.sparse_rows(n, position, self._owners[number][1]) for number in numbers
-            ]
-            gathers = sparse[0] is not None
-            if gathers:
-                rows = np.maximum(regions[:, 0, 1] - regions[:, 0, 0], 1)
-                index_bytes = dtype_bytes(operator.input_specs[0].dtype)
-                each = elements // rows * each + index_bytes
-                elements = np.concatenate([rows for rows in sparse if rows is not None])
-            keys = np.ascontiguousarray(regions.reshape(len(regions), -1))
-            found.append((keys, elements, each, gathers))
-        return found
-
-    def _add_reductions(self, config: np.ndarray, parts: slice, weights: list[tuple]) -> None:
+    def _add_reductions(self, n: int, number: int, weights: Sequence[Regions]) -> None:
+        """Those of gradients, and what they need memory for."""
+        config = self._config.array[number]
+        count, row = int(config[CONFIG_PARTS]), int(config[CONFIG_ROW])
+        blocks = self._costs.lowering.weight_blocks(n, self._owners[number][1], weights)
+        reductions = gradient_reductions(self._costs.lowering.graph.operators[n], blocks)
         config[CONFIG_REDUCTION] = len(self._reduction)
-        count = parts.stop - parts.start
+        config[CONFIG_REDUCTIONS] = len(reductions)
         by_part: list[list[int]] = [[] for _ in range(count)]
-        number = 0
-        for keys, elements, each, gathers in weights:
-            for members in _groups(keys[parts]):
-                if len(members) > 1:
-                    row = parts.start + members[0]
-                    self._add_reduction(members, elements[row], each[row], gathers)
-                    for part in members:
-                        by_part[part].append(number)
-                    number += 1
-        config[CONFIG_REDUCTIONS] = number
+        for position, each in enumerate(reductions):
+            self._add_reduction(each.members, each.num_elements, each.element_bytes, each.gathers)
+            for part in each.members:
+                by_part[part].append(position)
         config[CONFIG_BY_PART] = len(self._members)
         self._members.extend(np.cumsum([0] + [len(listed) for listed in by_part]))
         self._members.extend(np.array([r for listed in by_part for r in listed], np.int64))
+        if self._training:
+            held = reduced_bytes(reductions, count)
+            self._row.array[row : row + count, ROW_WEIGHTS] += held
 
     def _add_combines(self, config, dimensions, indices, combines) -> None:
         config[CONFIG_STAGES] = len(combines) + 1

@@ -8,8 +8,8 @@ Blocks, in order (→ are dependencies):
 2. For each operator backwards, if gradients reach it: its backward tasks, stage by stage with the
    gradients of the combines; then those for the gradients of its weights, which no other operator
    waits for; then for each edge that carries a gradient the transfers back.
-3. After the first operator on some weights: for each weight that several devices hold the
-   all-reduce of its gradient, then an update on each of those devices.
+3. After the first operator on some weights: the reductions of their gradients (`tasks/weights.py`),
+   then an update on each device that holds any of them.
 """
 
 from collections import Counter
@@ -304,6 +304,8 @@ class _Builder:
         operator = self.graph.operators[number]
         config = self.configs[number]
         sharers = [other for other in self.graph.sharers[number] if self.weight_gradient[other]]
+        if not sharers:
+            return
         block = self.lowering.operator(number, config.degrees)
         done = [
             [self.weight_gradient[other][part] for other in sharers]
@@ -312,46 +314,29 @@ class _Builder:
         waits: list[list[int]] = [list(tasks) for tasks in done]
         num_bytes = [0] * config.num_parts
         for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
-            if not spec.trainable or not sharers:
-                continue
-            for part in range(config.num_parts):
-                num_bytes[part] += int(weight.num_elements[part]) * weight.element_bytes
-            for group in range(int(weight.group.max()) + 1):
-                members = sorted(
-                    np.flatnonzero(weight.group == group).tolist(), key=config.devices.__getitem__
-                )
-                if len(members) == 1:
-                    continue
-                elements, element_bytes, gathers = self._gradient(number, weight, members[0])
-                task = self._reduce(
-                    TaskKind.ALL_REDUCE,
-                    number,
-                    group,
-                    [config.devices[part] for part in members],
-                    elements,
-                    element_bytes,
-                    [task for part in members for task in done[part]],
-                    gathers,
-                )
-                for part in members:
-                    waits[part].append(task)
+            if spec.trainable:
+                for part in range(config.num_parts):
+                    num_bytes[part] += int(weight.num_elements[part]) * weight.element_bytes
+        for reduction in block.reductions:
+            members = sorted(reduction.members, key=config.devices.__getitem__)
+            task = self._reduce(
+                TaskKind.ALL_REDUCE,
+                number,
+                reduction.group,
+                [config.devices[part] for part in members],
+                reduction.num_elements,
+                reduction.element_bytes,
+                [task for part in members for task in done[part]],
+                reduction.gathers,
+            )
+            for part in members:
+                waits[part].append(task)
         for part, device in enumerate(config.devices):
             if num_bytes[part]:
                 time_ns = self.costs.profile.update_time_ns(
                     num_bytes[part], self.topology.devices[device]
                 )
                 self._compute(TaskKind.UPDATE, number, device, time_ns, device, waits[part])
-
-    def _gradient(self, number: int, weight, part: int) -> tuple[int, int, bool]:
-        """Elements and bytes of one element of a gradient, and whether its rows are gathered."""
-        if weight.sparse_rows is None:
-            return int(weight.num_elements[part]), weight.element_bytes, False
-        width = int(weight.num_elements[part]) // int(
-            weight.regions[part, 0, 1] - weight.regions[part, 0, 0]
-        )
-        index_bytes = dtype_bytes(self.graph.operators[number].input_specs[0].dtype)
-        rows = int(weight.sparse_rows[part])
-        return rows, width * weight.element_bytes + index_bytes, True
 
     def _overlaps(self, edge: Edge):
         found = self.lowering.edge(

@@ -5,6 +5,7 @@ depend on degrees, not on devices, so a search meets most of them again and agai
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,31 +18,11 @@ from keras_soap.operators.rule import Combine, Dimension, Part
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks import overlap
+from keras_soap.tasks.weights import GradientReduction, WeightBlock, gradient_reductions
 from keras_soap.topology.device_topology import Device, DeviceTopology
 
 NUM_SLOTS = 2
 """Variables of an optimizer beside each weight, where it is not known: as Adam has."""
-
-
-@dataclass(frozen=True)
-class WeightBlock:
-    """How one weight of an operator is spread over its parts.
-
-    Attributes:
-        regions: int64 (parts, rank, 2). What each part holds, of the weight's view.
-        group: int32 (parts,). Parts that hold the same region have the same number; numbers count
-            from 0 in order of appearance.
-        num_elements: int64 (parts,). Elements of each part's region.
-        element_bytes: Bytes of one element.
-        sparse_rows: int64 (parts,) rows of a sparse gradient, of all operators on the weight
-            together, or None for a dense one.
-    """
-
-    regions: Regions
-    group: np.ndarray
-    num_elements: np.ndarray
-    element_bytes: int
-    sparse_rows: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -68,12 +49,14 @@ class OperatorBlock:
         inputs: For each input the regions that they read.
         weights: For each weight how it is spread.
         combines: Reductions between its stages.
+        reductions: Of gradients of its weights.
     """
 
     outputs: tuple[Regions, ...]
     inputs: tuple[Regions, ...]
     weights: tuple[WeightBlock, ...]
     combines: tuple[CombineBlock, ...]
+    reductions: tuple[GradientReduction, ...]
 
     def combines_in(self, training: bool) -> tuple[CombineBlock, ...]:
         """Those of a step of training, or of inference."""
@@ -154,19 +137,7 @@ class Lowering:
         dimensions = self.dimensions[number]
         indices = part_indices(degrees)
         outputs = self._outputs(number, indices, degrees)
-        weights = []
-        for position, (spec, regions) in enumerate(
-            zip(operator.weight_specs, rule.weight_regions(operator, outputs[0]), strict=True)
-        ):
-            weights.append(
-                WeightBlock(
-                    regions,
-                    _equal_rows(regions.reshape(len(indices), -1)),
-                    volume(regions),
-                    dtype_bytes(spec.dtype),
-                    self.sparse_rows(number, position, degrees),
-                )
-            )
+        weights = self.weight_blocks(number, degrees, rule.weight_regions(operator, outputs[0]))
         combines = []
         for combine in rule.combines(operator, outputs[0]):
             apart = [c for c, d in enumerate(dimensions) if d.name not in combine.over]
@@ -174,7 +145,25 @@ class Lowering:
                 CombineBlock(combine, _equal_rows(indices[:, apart]), dtype_bytes(combine.dtype))
             )
         inputs = tuple(rule.input_regions(operator, outputs[0]))
-        return OperatorBlock(tuple(outputs), inputs, tuple(weights), tuple(combines))
+        reductions = gradient_reductions(operator, weights)
+        return OperatorBlock(tuple(outputs), inputs, weights, tuple(combines), reductions)
+
+    def weight_blocks(
+        self, number: int, degrees: tuple[int, ...], regions: Sequence[Regions]
+    ) -> tuple[WeightBlock, ...]:
+        """How the weights of operator `number` are spread, given what its parts hold of each."""
+        return tuple(
+            WeightBlock(
+                held,
+                _equal_rows(held.reshape(len(held), -1)),
+                volume(held),
+                dtype_bytes(spec.dtype),
+                self._sparse_rows(number, position, degrees),
+            )
+            for position, (spec, held) in enumerate(
+                zip(self.graph.operators[number].weight_specs, regions, strict=True)
+            )
+        )
 
     def _outputs(self, number: int, indices: np.ndarray, degrees: tuple[int, ...]) -> list[Regions]:
         operator = self.graph.operators[number]
@@ -187,7 +176,7 @@ class Lowering:
             regions[:, dimension.axis, 1] = regions[:, dimension.axis, 0] + size
         return registry.find(operator.kind).output_regions(operator, regions)
 
-    def sparse_rows(
+    def _sparse_rows(
         self, number: int, position: int, degrees: tuple[int, ...]
     ) -> np.ndarray | None:
         """As in `WeightBlock`: a table that is looked up twice gets rows from both."""

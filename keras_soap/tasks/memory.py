@@ -2,10 +2,12 @@
 
 1. A part holds its weights; in training also their gradients and, for each optimizer slot, as much
    again. Operators on the same weights hold them once.
-2. It holds its outputs until they have been used in the backward pass: all of them at the peak. A
+2. Of gradients that are reduced it holds, until they are applied, what comes out, beside what it
+   made: all of them at the peak.
+3. It holds its outputs until they have been used in the backward pass: all of them at the peak. A
    view (a rule that is `free`, a weight handed on) makes none, but inputs of the model do.
-3. It holds what it has received from other devices.
-4. The same counts for inference, though more could be let go there: an upper bound.
+4. It holds what it has received from other devices.
+5. The same counts for inference, though more could be let go there: an upper bound.
 
 So the peak is a sum of what operators and edges add, and a change moves only their share of it.
 """
@@ -19,6 +21,7 @@ from keras_soap.graph.region import Regions, volume
 from keras_soap.operators import registry
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs
+from keras_soap.tasks.weights import GradientReduction
 
 
 def weight_bytes(
@@ -36,6 +39,14 @@ def weight_bytes(
     for spec, held in zip(operator.weight_specs, regions, strict=True):
         copies = 2 + num_slots if training and spec.trainable else 1
         total = total + copies * dtype_bytes(spec.dtype) * volume(held)
+    return total
+
+
+def reduced_bytes(reductions: Sequence[GradientReduction], num_parts: int) -> np.ndarray:
+    """int64 (parts,): bytes of what comes out of reductions of gradients."""
+    total = np.zeros(num_parts, np.int64)
+    for reduction in reductions:
+        total[list(reduction.members)] += reduction.result_bytes
     return total
 
 
@@ -59,6 +70,8 @@ def peak_memory_bytes(costs: Costs, strategy: Strategy, training: bool = True) -
         if graph.sharers[number][0] == number:
             held = [weight.regions for weight in block.weights]
             memory[devices] += weight_bytes(operator, held, training, costs.num_slots)
+            if training:
+                memory[devices] += reduced_bytes(block.reductions, config.num_parts)
         for edge in graph.in_edges[number]:
             producer = strategy.configs[edge.producer.operator]
             found = lowering.edge(edge, producer.degrees, config.degrees)

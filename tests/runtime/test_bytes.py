@@ -7,6 +7,8 @@ import pytest
 from keras_soap.objective import Objective
 from keras_soap.runtime import collectives
 from keras_soap.tasks import all_reduce, build
+from keras_soap.tasks.task_graph import TaskKind
+from keras_soap.tasks.task_names import TaskName
 from tests.runtime.strategies import NAMED
 from tests.runtime.test_tied import TIED
 from tests.runtime.test_vocabulary import WORDS
@@ -54,6 +56,39 @@ def test_bytes_that_a_search_predicts_are_those_of_the_executed_step(subject, st
     step = traced(subject, strategy)
     predicted = Objective(step.costs).evaluate(step.strategy)
     assert predicted.communication_bytes == step.crossings().total()
+
+
+@pytest.mark.parametrize(("subject", "strategy"), CASES)
+def test_gradients_that_are_reduced_together_are_sent_together(subject, strategy):
+    step = traced(subject, strategy)
+    graph, expected = step.costs.lowering.graph, Counter()
+    for number, (operator, config) in enumerate(
+        zip(graph.operators, step.strategy.configs, strict=True)
+    ):
+        if number == graph.sharers[number][0] and graph.has_weight_gradients[number]:
+            scope = TaskName(TaskKind.ALL_REDUCE, operator.name).scope
+            for each in step.costs.lowering.operator(number, config.degrees).reductions:
+                devices = sorted(config.devices[part] for part in each.members)
+                what = each.num_elements, each.element_bytes, each.gathers
+                plan = all_reduce.plan(step.costs.topology, devices, *what)
+                moves = sum(len(of_round.moves) for of_round in plan.rounds())
+                expected[scope] += moves * (2 if each.gathers else 1)  # Rows, and their numbers.
+    found = Counter(
+        f"{head}all_reduce.0/"
+        for operation, _ in step.remote_reads()
+        for head, is_reduction, _ in [operation.name.partition("all_reduce.0/")]
+        if is_reduction
+    )
+    assert found == expected
+
+
+def test_small_weights_of_an_operator_are_a_bucket():
+    step = traced("images", "S")
+    graph = step.costs.lowering.graph
+    number = next(n for n, o in enumerate(graph.operators) if o.kind == "batch_normalization")
+    block = step.costs.lowering.operator(number, step.strategy.configs[number].degrees)
+    # Scale and offset; averages are not trained.
+    assert [each.weights for each in block.reductions] == [(0, 1)]
 
 
 @pytest.mark.parametrize("nodes", [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1), (0, 0, 1, 2)])

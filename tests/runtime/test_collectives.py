@@ -59,3 +59,20 @@ def test_rows_of_sparse_gradients_arrive_in_the_order_of_devices(nodes):
     for each in found:
         np.testing.assert_array_equal(each.values, values.reshape(12, 2))
         np.testing.assert_array_equal(each.indices, indices.ravel())
+
+
+@pytest.mark.parametrize("devices", [DEVICES, DEVICES[:1]])
+def test_tensors_that_are_reduced_together_keep_their_shapes(devices):
+    random = np.random.default_rng(0)
+    values = [random.normal(size=(len(devices), *s)).astype("float32") for s in ((3, 2), (), (5,))]
+
+    @tf.function(autograph=False)
+    def run(*tensors):
+        own = list(zip(*tensors, strict=True))
+        return Reductions(machine((0, 0, 1, 1)), DEVICES).reduce_together(own, devices)
+
+    found = run(*([value[rank] for rank in range(len(devices))] for value in values))
+    for of_device in found:
+        for tensor, value in zip(of_device, values, strict=True):
+            assert tensor.shape == value.shape[1:]
+            np.testing.assert_allclose(tensor, value.sum(0), rtol=1e-6)

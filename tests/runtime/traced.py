@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -41,11 +41,18 @@ class TracedStep:
     costs: Costs
 
     def crossings(self) -> Counter[tuple[int, int]]:
-        """Bytes of the tensors that operations read from other devices, by (source, destination).
+        """Bytes that operations read from other devices, by (source, destination)."""
+        result: Counter[tuple[int, int]] = Counter()
+        for operation, tensor in self.remote_reads():
+            way = self.device_of[tensor.op], self.device_of[operation]
+            result[way] += tensor.shape.num_elements() * tensor.dtype.size
+        return result
+
+    def remote_reads(self) -> Iterator[tuple[tf.Operation, tf.Tensor]]:
+        """Operations, and tensors that they read from other devices.
 
         Batches, which the host sends to the devices ahead of the step, do not count.
         """
-        result: Counter[tuple[int, int]] = Counter()
         for operation in self.operations:
             destination = self.device_of[operation]
             if destination == -1 or operation.name.startswith(FEED):
@@ -55,9 +62,7 @@ class TracedStep:
                 if source != destination:
                     assert source != -1, f"{operation.name} reads {tensor.name} from anywhere"
                     assert tensor.dtype != tf.resource, f"{operation.name} reads a remote variable"
-                    size = tensor.shape.num_elements() * tensor.dtype.size
-                    result[source, destination] += size
-        return result
+                    yield operation, tensor
 
 
 def machine(nodes: Sequence[int]) -> DeviceTopology:

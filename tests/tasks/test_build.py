@@ -74,7 +74,10 @@ def test_gradients_go_back_the_way_that_values_came(seed):
 
 
 def reductions(costs: Costs, strategy: Strategy) -> Counter:
-    """By operator and group: reductions of gradients that are due."""
+    """By operator, group and bytes: reductions of gradients that are due.
+
+    Dense ones of an operator that are of one dtype, held alike, and small are one reduction.
+    """
     graph, result = costs.lowering.graph, Counter()
     for number, operator in enumerate(graph.operators):
         sharers = graph.sharers[number]
@@ -82,30 +85,34 @@ def reductions(costs: Costs, strategy: Strategy) -> Counter:
             continue
         config = strategy.configs[number]
         block = costs.lowering.operator(number, config.degrees)
-        for spec, weight in zip(operator.weight_specs, block.weights, strict=True):
+        dense: dict[tuple, int] = Counter()
+        for at, (spec, weight) in enumerate(zip(operator.weight_specs, block.weights, strict=True)):
             if not spec.trainable:
                 continue
             holders: dict[bytes, list[int]] = {}
             for part, region in enumerate(weight.regions):
                 holders.setdefault(region.tobytes(), []).append(part)
             for group, parts in enumerate(holders.values()):
+                count = int(weight.num_elements[parts[0]])
                 if len(parts) == 1:
                     continue
                 if weight.sparse_rows is None:
-                    plan = all_reduce.plan(
-                        costs.topology,
-                        sorted(config.devices[part] for part in parts),
-                        int(weight.num_elements[parts[0]]),
-                        weight.element_bytes,
-                    )
-                    result[number, group, sum(plan.pair_bytes().values())] += 1
+                    num_bytes = count * weight.element_bytes * (len(parts) - 1)
+                    is_small = num_bytes <= all_reduce.DIRECT_BYTES
+                    key = None if is_small else at
+                    dense[key, spec.dtype, weight.element_bytes, group, tuple(parts)] += count
                 else:
                     rows = int(weight.sparse_rows[parts[0]])
                     first, last = weight.regions[parts[0], 0]
-                    row_bytes = int(weight.num_elements[parts[0]]) // int(last - first)
+                    row_bytes = count // int(last - first)
                     row_bytes = row_bytes * weight.element_bytes + 4  # and an int32 index
                     pairs = len(parts) * (len(parts) - 1)
                     result[number, group, pairs * rows * row_bytes] += 1
+        for (key, _, element_bytes, group, parts), count in dense.items():
+            assert key is not None or count * element_bytes * (len(parts) - 1) <= 2**16
+            devices = sorted(config.devices[part] for part in parts)
+            plan = all_reduce.plan(costs.topology, devices, count, element_bytes)
+            result[number, group, sum(plan.pair_bytes().values())] += 1
     return result
 
 
