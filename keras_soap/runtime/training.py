@@ -310,3 +310,16 @@ class TrainingRun:
 
 def _join(blocks: list[tf.Tensor]) -> tf.Tensor:
     return blocks[0] if len(blocks) == 1 else tf.concat(blocks, 1)
+
+
+def _fit_samples(config: ParallelConfig, dimensions: Sequence[Any]) -> ParallelConfig:
+    """The configuration with degrees lowered until they divide this batch."""
+    devices = np.array(config.devices).reshape(config.degrees)
+    degrees = list(config.degrees)
+    for column, dimension in enumerate(dimensions):
+        # Any of them: samples may be another axis than the first, inside of a layer.
+        old = degrees[column]
+        new = max(d for d in range(1, old + 1) if old % d == 0 and dimension.allows(d))
+        degrees[column] = new
+        devices = devices.take(range(0, old, old // new), axis=column)
+    return ParallelConfig(tuple(degrees), tuple(devices.ravel().tolist()))
