@@ -127,8 +127,8 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     num_measured = sum(made.num_measured for made in profiles)
     cost_io.save(values.profile_out, table)
     print(
-        f"{len(table.entries)} times, {num_measured} of them measured now, the others "
-        f"from {profile.cache.path}\nMeasuring took {seconds:.1f} s\n"
+        f"{len(table.entries)} times; {num_measured} were measured now, the others come from "
+        f"{profile.cache.path}\nMeasuring took {seconds:.1f} s\n"
         f"Wrote the profile to {values.profile_out}"
     )
 
