@@ -12,7 +12,7 @@ from keras_soap.cli.quiet import quiet
 from keras_soap.costs import environment, fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
-from keras_soap.costs.measure import at_once
+from keras_soap.costs.measure import environment_of
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.topology.device_topology import DeviceTopology
@@ -83,8 +83,7 @@ def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProbl
     if values.topology.partition(":")[0] == "local":
         from keras_soap.runtime.measured_topology import with_pool
 
-        names = [device.name for device in topology.devices]
-        here = environment.describe(names[: at_once(with_pool(topology))])
+        here = environment_of(with_pool(topology))
     else:
         here = environment.software_versions()
     model = getattr(profile, "device_model", None)

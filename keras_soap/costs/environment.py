@@ -20,8 +20,13 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def describe(devices: Sequence[str]) -> dict[str, str]:
-    """The environment of measurements that keep `devices`, such as `"CPU:0"`, busy at once."""
+def describe(devices: Sequence[str], shared_cores: int = 1) -> dict[str, str]:
+    """The environment of measurements.
+
+    Args:
+        devices: Those that they keep busy at once, such as `"CPU:0"`.
+        shared_cores: Of how many cores the processor time of a task is shared out.
+    """
     import tensorflow as tf
 
     kind = devices[0].partition(":")[0]
@@ -31,6 +36,7 @@ def describe(devices: Sequence[str]) -> dict[str, str]:
         "device_type": kind,
         "hardware": _gpu_name(tf) if kind == "GPU" else _cpu_name(),
         "devices_busy": str(len(devices)),
+        **({"shared_cores": str(shared_cores)} if shared_cores > 1 else {}),
         "intra_op_threads": str(threading.get_intra_op_parallelism_threads()),
         "inter_op_threads": str(threading.get_inter_op_parallelism_threads()),
     }

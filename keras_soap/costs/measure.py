@@ -23,6 +23,7 @@ from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
 from keras_soap.topology.device_topology import Device, DeviceTopology
+from keras_soap.topology.local import num_cores
 
 if TYPE_CHECKING:
     from keras_soap.capture.captured_model import CapturedModel
@@ -88,7 +89,8 @@ class MeasuredProfile:
         self._on_measured = on_measured
         self._entries: dict[str, PartTime] = {}
         self._updates: CostTable | None = None
-        self.environment = environment.describe(self._devices)
+        self._shared_cores = shared_cores(topology)
+        self.environment = environment.describe(self._devices, self._shared_cores)
         self.cache = CostCache(self.environment, cache_folder)
         self.num_measured = 0
         self._first, self._gradients, self._backward = _by_signature(captured)
@@ -134,7 +136,11 @@ class MeasuredProfile:
             time = self.cache.get(key)
             if time is None:
                 time = self._run.measure_update(
-                    self._optimizer, num_bytes, self._devices, self._precision
+                    self._optimizer,
+                    num_bytes,
+                    self._devices,
+                    self._precision,
+                    self._shared_cores,
                 )
                 self._keep(key, time, "update")
             self._entries[key] = time
@@ -175,6 +181,7 @@ class MeasuredProfile:
                 self._backward[operator.signature],
                 self._devices,
                 self._precision,
+                self._shared_cores,
             )
             self._keep(self._cache_key(operator, key), time, operator.name)
         self._entries[key] = time
@@ -222,6 +229,39 @@ def at_once(topology: DeviceTopology) -> int:
     if first.kind != "CPU":
         return 1
     return min(topology.num_devices, first.pool_size) if first.pool else topology.num_devices
+
+
+def shared_cores(topology: DeviceTopology) -> int:
+    """Of how many cores a task's processor time is shared out.
+
+    Where one task at a time has all cores of several logical CPUs, other tasks fill those that it
+    leaves idle, so that its time is its share of the work.
+    """
+    first = topology.devices[0]
+    if not first.pool or first.pool_size > 1 or topology.num_devices == 1:
+        return 1
+    return num_places()
+
+
+def environment_of(topology: DeviceTopology) -> dict[str, str]:
+    """The environment of measurements for a topology of this process."""
+    from keras_soap.costs import environment
+
+    names = [device.name for device in topology.devices]
+    return environment.describe(names[: at_once(topology)], shared_cores(topology))
+
+
+def num_places() -> int:
+    """How many operations logical CPUs run at once.
+
+    As many as TensorFlow has threads for, but no more than there are cores for.
+    """
+    import tensorflow as tf
+
+    threading = tf.config.threading
+    cores_of_one = threading.get_intra_op_parallelism_threads() or num_cores()
+    threads = threading.get_inter_op_parallelism_threads() or num_cores()
+    return max(1, min(num_cores() // cores_of_one, threads))
 
 
 def _by_signature(captured: "CapturedModel"):

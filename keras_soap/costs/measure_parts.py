@@ -6,11 +6,13 @@ arguments; backward is what forward and the gradients of inputs take beyond that
 weights are what all together takes beyond that.
 
 On logical CPUs the others compute meanwhile, and the part runs in one thread; if there are no
-others, in all threads, as TensorFlow runs it. See `running`.
+others, in all threads, as TensorFlow runs it. See `running`. Its time is then the time that passes,
+or its share of the cores' time.
 """
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +43,7 @@ SMALL_UPDATE_BYTES = 256 * 1024
 """Weights up to this size are updated in several copies."""
 
 NUM_LARGE_UPDATES = 2
-"""Larger weights that are updated at once: where they have all threads they share them, as in a
-step."""
+"""Larger weights that are updated at once, as in a step."""
 
 NUM_CHAINED = 64
 """Bare tasks that run one after the other, to tell what one takes."""
@@ -72,6 +73,7 @@ def measure_part(
     has_backward: bool,
     devices: Sequence[str],
     precision: Precision,
+    shared_cores: int = 1,
     training: bool = True,
 ) -> PartTime:
     """Times one part.
@@ -84,6 +86,7 @@ def measure_part(
         has_backward: Whether it has a backward pass at all.
         devices: The one that runs it, and others that compute meanwhile.
         precision: When to stop repeating.
+        shared_cores: Of how many cores its processor time is shared out; 1: the time that passes.
         training: Whether in training mode.
     """
     random = np.random.default_rng(0)
@@ -123,7 +126,7 @@ def measure_part(
 
     if not has_backward:
         functions: list[tuple[Callable, list]] = [(forward, arguments)]
-        return _part_time(functions, devices, precision)
+        return _part_time(functions, devices, precision, shared_cores)
     made = runner(forward, arguments, devices[0])()[
         : len(part.operator.output_specs) - part.operator.first_made
     ]
@@ -138,11 +141,14 @@ def measure_part(
     ]
     if any(spec.trainable for spec in part.operator.weight_specs):
         functions.append((lambda flat: both(flat[:count], flat[count:], True), with_arrived))
-    return _part_time(functions, devices, precision)
+    return _part_time(functions, devices, precision, shared_cores)
 
 
 def _part_time(
-    functions: Sequence[tuple[Callable, list]], devices: Sequence[str], precision: Precision
+    functions: Sequence[tuple[Callable, list]],
+    devices: Sequence[str],
+    precision: Precision,
+    shared_cores: int,
 ) -> PartTime:
     """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
     device, *others = devices
@@ -153,9 +159,9 @@ def _part_time(
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
     runners = [run(function, given, copies=copies) for function, given in functions]
     with busy(others):
-        timing = time_in_turn([empty, *runners], precision)
+        timing = time_in_turn([empty, *runners], precision, _clock_ns(shared_cores))
     forward_ns, backward_ns, weight_gradient_ns = [
-        *(time // copies for time in timing.beyond_previous_ns),
+        *(time // copies // shared_cores for time in timing.beyond_previous_ns),
         *(0, 0),
     ][:3]
     return PartTime(
@@ -168,6 +174,7 @@ def measure_update(
     num_bytes: int,
     devices: Sequence[str],
     precision: Precision,
+    shared_cores: int = 1,
 ) -> PartTime:
     """Times the update of `num_bytes` of float32 weights, by a clone of `optimizer`.
 
@@ -192,9 +199,13 @@ def measure_update(
         for function in (_empty, update)
     ]
     with busy(others):
-        timing = time_in_turn(runners, precision)
-    update_ns = timing.beyond_previous_ns[0] // copies
+        timing = time_in_turn(runners, precision, _clock_ns(shared_cores))
+    update_ns = timing.beyond_previous_ns[0] // copies // shared_cores
     return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
+
+
+def _clock_ns(shared_cores: int) -> Callable[[], int]:
+    return time.perf_counter_ns if shared_cores == 1 else time.process_time_ns
 
 
 def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartTime:

@@ -9,16 +9,15 @@
 """
 
 import os
-from typing import Any
 
 import keras
 from absl import logging
 
 from keras_soap.capture.captured_model import CapturedModel
-from keras_soap.costs import environment, fitting
+from keras_soap.costs import fitting
 from keras_soap.costs import proto_io as cost_io
 from keras_soap.costs.cost_profile import CostProfile
-from keras_soap.costs.measure import MeasuredProfile, at_once
+from keras_soap.costs.measure import MeasuredProfile, environment_of
 from keras_soap.costs.roofline import Roofline
 from keras_soap.runtime import cluster, cluster_topology
 from keras_soap.runtime.measured_topology import measure_topology, with_pool
@@ -100,8 +99,7 @@ def profile_for(asked: Asked, lowering: Lowering, topology: DeviceTopology) -> C
     if not isinstance(asked, (str, os.PathLike)):
         return asked
     table = cost_io.load(asked)
-    names = [device.name for device in topology.devices]
-    here: dict[str, Any] = environment.describe(names[: at_once(with_pool(topology))])
+    here = environment_of(with_pool(topology))
     for reason in fitting.misfits(table, lowering.graph, here):
         logging.warning("profile=%r %s", os.fspath(asked), reason)
     return table

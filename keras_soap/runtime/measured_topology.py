@@ -25,7 +25,7 @@ from tqdm import tqdm
 from keras_soap.costs import environment
 from keras_soap.costs.cache import CostCache
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.measure import at_once
+from keras_soap.costs.measure import at_once, num_places
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
@@ -123,11 +123,9 @@ def with_pool(topology: DeviceTopology, one_task: bool = False) -> DeviceTopolog
     """
     if any(device.kind != "CPU" or device.pool for device in topology.devices):
         return topology
-    most = num_cores() // _cores_per_task()
-    threads = tf.config.threading.get_inter_op_parallelism_threads() or num_cores()
     # A device that is alone is timed in all threads: that is its only task then.
     one_task = one_task or topology.num_devices == 1
-    pool_size = 1 if one_task else max(1, min(most, threads))
+    pool_size = 1 if one_task else num_places()
     share = topology.num_devices / pool_size
     devices = tuple(
         dataclasses.replace(

@@ -2,9 +2,10 @@
 
 Logical CPUs share cores. Where an operation keeps one core at work, as convolutions do, a core runs
 one task, and its time is that in one thread. Where a task has several operations at a time, as
-those of recurrent layers have, TensorFlow spreads them over idle cores, and how many tasks run at
-once makes no difference: a task then has all cores, one after the other, and its time is that in
-all threads. Which of them fits a model better is measured.
+those of recurrent layers have, TensorFlow spreads them over idle cores, and fills with other tasks
+what they leave idle. How many tasks run at once then makes no difference: each has all cores, one
+after the other, and its time is its share of their time. Which fits a model better is measured: how
+long its heaviest operators take in one thread, and in all.
 """
 
 from collections.abc import Callable, Iterator
@@ -81,13 +82,16 @@ def with_measured_pool(
         topology: Of this machine. If it has a pool, or GPUs, it is left as it is.
         profile_on: Makes the profile of the model on a topology.
     """
-    topologies = with_pool(topology), with_pool(topology, one_task=True)
-    places = topologies[0].devices[0].pool_size
-    if places == topologies[1].devices[0].pool_size:
-        return topologies[0]
-    one_thread_ns, all_threads_ns = (_work_ns(lowering, on, profile_on(on)) for on in topologies)
+    each_a_core, together = with_pool(topology), with_pool(topology, one_task=True)
+    places = each_a_core.devices[0].pool_size
+    if each_a_core == together:
+        return together
+    one_thread_ns, all_threads_ns = (
+        _work_ns(lowering, on, profile_on(on))
+        for on in (each_a_core, with_pool(topology.subset(1)))
+    )
     num_tasks = places * all_threads_ns / max(1, one_thread_ns)
-    return topologies[num_tasks < MOST_TASKS]
+    return together if num_tasks < MOST_TASKS else each_a_core
 
 
 def _work_ns(lowering: Lowering, topology: DeviceTopology, profile: MeasuredProfile) -> int:

@@ -52,7 +52,7 @@ def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
     monkeypatch, cores, intra, inter, pool_size
 ):
     threads = tf.config.threading
-    monkeypatch.setattr(measured_topology, "num_cores", lambda: cores)
+    monkeypatch.setattr(measure, "num_cores", lambda: cores)
     monkeypatch.setattr(threads, "get_intra_op_parallelism_threads", lambda: intra)
     monkeypatch.setattr(threads, "get_inter_op_parallelism_threads", lambda: inter)
     topology = local_topology().subset(2)
@@ -71,12 +71,12 @@ def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
 def test_a_task_has_all_cores_where_it_keeps_them_busy(
     monkeypatch, cores, all_threads_share, pool_size
 ):
-    def measure_part(captured, number, part, differentiated, has_backward, devices, precision):
+    def measure_part(captured, number, part, differentiated, has_backward, devices, *_):
         others = len(devices) - 1
         return PartTime(int(9_000_000 * (1 if others else all_threads_share)), 0, 0.0, 1, others)
 
     monkeypatch.setattr(measure_parts, "measure_part", measure_part)
-    monkeypatch.setattr(measured_topology, "num_cores", lambda: cores)
+    monkeypatch.setattr(measure, "num_cores", lambda: cores)
     threads = tf.config.threading
     monkeypatch.setattr(threads, "get_intra_op_parallelism_threads", lambda: 1)
     monkeypatch.setattr(threads, "get_inter_op_parallelism_threads", lambda: cores)
