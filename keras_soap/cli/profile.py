@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -9,6 +10,7 @@ from keras_soap.cli.main import UsageError
 from keras_soap.cli.models import TIME_CHUNK_HELP, load_layers
 from keras_soap.cli.quiet import quiet
 from keras_soap.costs import proto_io as cost_io
+from keras_soap.costs.measure import MeasuredProfile
 from keras_soap.topology import proto_io as topology_io
 from keras_soap.topology.device_topology import DeviceTopology
 
@@ -73,7 +75,6 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     if set(values.dims.upper()) - set("SAP"):
         raise UsageError(f"--dims={values.dims} must be letters of SAP, such as SP.")
     with quiet():
-        from keras_soap.costs.measure import MeasuredProfile
         from keras_soap.costs.timing import Precision
         from keras_soap.runtime import cluster, cluster_topology
         from keras_soap.runtime.devices import use_logical_cpus
@@ -104,7 +105,11 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
         profiles.append(MeasuredProfile(captured, topology, model.optimizer, precision=precision))
         return profiles[-1]
 
-    topology = with_measured_pool(lowering, local_topology(), profile_on)
+    try:
+        topology = with_measured_pool(lowering, local_topology(), profile_on, values.progress)
+    except KeyboardInterrupt:
+        _say_interrupted(profiles)
+        raise
     if values.topology_out:
         _say("Measuring connections of " + ", ".join(device.name for device in topology.devices))
         topology, links = measure_topology(topology, precision, progress=values.progress)
@@ -119,8 +124,7 @@ def run(values: flags.FlagValues, arguments: list[str]) -> None:
     try:
         measure_all(profile, lowering, topology, values.dims.upper(), values.progress)
     except KeyboardInterrupt:
-        num_measured = sum(made.num_measured for made in profiles)
-        _say(f"Interrupted; {num_measured} new times are kept in {profile.cache.path}")
+        _say_interrupted(profiles)
         raise
     seconds = time.perf_counter() - began
     table = profile.table()
@@ -154,6 +158,11 @@ def _network_table(network) -> str:
         f"{100 * m.relative_spread:>2.0f} % measured\n"
         for m in network
     )
+
+
+def _say_interrupted(profiles: Sequence[MeasuredProfile]) -> None:
+    num_measured = sum(profile.num_measured for profile in profiles)
+    _say(f"Interrupted; {num_measured} new times are kept in {profiles[-1].cache.path.parent}")
 
 
 def _say(line: str) -> None:

@@ -258,10 +258,15 @@ def num_places() -> int:
     """
     import tensorflow as tf
 
-    threading = tf.config.threading
-    cores_of_one = threading.get_intra_op_parallelism_threads() or num_cores()
-    threads = threading.get_inter_op_parallelism_threads() or num_cores()
-    return max(1, min(num_cores() // cores_of_one, threads))
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or num_cores()
+    return max(1, min(num_cores() // cores_per_place(), threads))
+
+
+def cores_per_place() -> int:
+    """Cores that an operation may use."""
+    import tensorflow as tf
+
+    return tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
 
 
 def _by_signature(captured: "CapturedModel"):

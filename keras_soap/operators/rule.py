@@ -173,7 +173,7 @@ class Rule:
     kind: ClassVar[str] = ""
     layers: ClassVar[tuple[str, ...]] = ()
     sparse_weights: ClassVar[tuple[int, ...]] = ()
-    free: ClassVar[bool] = False
+    free: bool = False
     several_outputs: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = False
     takes_arrays: ClassVar[bool] = False

@@ -80,7 +80,7 @@ class OfWeights(Rule):
 
     def __init__(self, rule: Rule):
         self.rule = rule
-        self.free = rule.free  # type: ignore[misc]
+        self.free = rule.free
 
     def operation(self, operator: Operator) -> Operator:
         """It without copies."""

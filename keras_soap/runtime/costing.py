@@ -71,7 +71,7 @@ def measured_costs(
     here = topology if ours is None else local_topology()
     if is_local and dims is not None:
         here = with_measured_pool(
-            lowering, here, lambda on: MeasuredProfile(captured, on, optimizer)
+            lowering, here, lambda on: MeasuredProfile(captured, on, optimizer), progress
         )
         here, _ = measure_topology(here, progress=progress)
         topology = here if ours is None else cluster_topology.with_inside(topology, here)

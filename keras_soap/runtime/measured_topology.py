@@ -25,7 +25,7 @@ from tqdm import tqdm
 from keras_soap.costs import environment
 from keras_soap.costs.cache import CostCache
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.measure import at_once, num_places
+from keras_soap.costs.measure import at_once, cores_per_place, num_places
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
@@ -33,7 +33,7 @@ from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import move
 from keras_soap.tasks import all_reduce
 from keras_soap.topology.device_topology import DeviceTopology
-from keras_soap.topology.local import num_cores, sync_devices
+from keras_soap.topology.local import sync_devices
 
 COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20, 32 * 2**20)
 """Sizes of copies and reductions that are timed."""
@@ -138,11 +138,6 @@ def with_pool(topology: DeviceTopology, one_task: bool = False) -> DeviceTopolog
         for device in topology.devices
     )
     return dataclasses.replace(topology, devices=devices)
-
-
-def _cores_per_task() -> int:
-    """Cores that an operation may use, and one place in the pool stands for."""
-    return tf.config.threading.get_intra_op_parallelism_threads() or num_cores()
 
 
 def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
@@ -268,5 +263,5 @@ def _time(
     time_ns = timing.beyond_previous_ns[0] // hops
     if topology.devices[0].pool_size > 1:
         of_cores = time_in_turn(runners, precision, time.process_time_ns)
-        time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // _cores_per_task())
+        time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // cores_per_place())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

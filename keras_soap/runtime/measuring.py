@@ -19,7 +19,7 @@ from keras_soap.graph.region import Regions
 from keras_soap.runtime.measured_topology import with_pool
 from keras_soap.strategy.search_space import all_degrees
 from keras_soap.tasks.lowering import Lowering
-from keras_soap.topology.device_topology import DeviceTopology
+from keras_soap.topology.device_topology import Device, DeviceTopology
 
 HEAVIEST_SHARE = 0.8
 """Of a model's work; the operators that do it tell how many cores a task uses."""
@@ -74,6 +74,7 @@ def with_measured_pool(
     lowering: Lowering,
     topology: DeviceTopology,
     profile_on: Callable[[DeviceTopology], MeasuredProfile],
+    progress: bool = True,
 ) -> DeviceTopology:
     """The topology whose logical CPUs share cores in the way that fits the model better.
 
@@ -81,38 +82,50 @@ def with_measured_pool(
         lowering: Of the model's graph.
         topology: Of this machine. If it has a pool, or GPUs, it is left as it is.
         profile_on: Makes the profile of the model on a topology.
+        progress: Whether to show a progress bar, on stderr.
     """
     each_a_core, together = with_pool(topology), with_pool(topology, one_task=True)
-    places = each_a_core.devices[0].pool_size
     if each_a_core == together:
         return together
-    one_thread_ns, all_threads_ns = (
-        _work_ns(lowering, on, profile_on(on))
-        for on in (each_a_core, with_pool(topology.subset(1)))
-    )
-    num_tasks = places * all_threads_ns / max(1, one_thread_ns)
+    device = topology.devices[0]
+    profiles = profile_on(each_a_core), profile_on(with_pool(topology.subset(1)))
+    heaviest = _heaviest(lowering, device)
+    # But for gradients of weights, which are tasks of their own.
+    work_ns = [0, 0]
+    for operator, count in tqdm(heaviest, "measuring cores", disable=not progress, leave=False):
+        for way, profile in enumerate(profiles):
+            times = profile.part_times_ns(operator, _whole(lowering, operator), device)
+            work_ns[way] += count * int(times.forward[0] + times.backward[0])
+    in_one_thread_ns, in_all_threads_ns = work_ns
+    num_tasks = each_a_core.devices[0].pool_size * in_all_threads_ns / max(1, in_one_thread_ns)
     return together if num_tasks < MOST_TASKS else each_a_core
 
 
-def _work_ns(lowering: Lowering, topology: DeviceTopology, profile: MeasuredProfile) -> int:
-    """Time of the heaviest operators, but for gradients of weights, which are tasks beside."""
-    device = topology.devices[0]
+def _heaviest(lowering: Lowering, device: Device) -> list[tuple[Operator, int]]:
+    """One of each kind of the operators that do most of the work, and how many there are of it."""
     roofline = Roofline()
-    whole: dict[str, tuple[Operator, Regions]] = {}
-    work: dict[str, int] = {}
-    for number, operator in enumerate(lowering.graph.operators):
-        degrees = (1,) * len(lowering.dimensions[number])
-        regions = lowering.operator(number, degrees).outputs[0]
-        times = roofline.part_times_ns(operator, regions, device)
-        whole[operator.signature] = operator, regions
-        work[operator.signature] = work.get(operator.signature, 0) + sum(int(t[0]) for t in times)
-    heaviest = sorted(work, key=lambda signature: -work[signature])[:MOST_HEAVIEST]
-    total_ns, left = 0, HEAVIEST_SHARE * sum(work.values())
-    for signature in heaviest:
-        if left <= 0:
-            break
-        left -= work[signature]
-        times = profile.part_times_ns(*whole[signature], device)
-        count = sum(o.signature == signature for o in lowering.graph.operators)
-        total_ns += count * int(times.forward[0] + times.backward[0])
-    return total_ns
+    alike: dict[str, list[Operator]] = {}
+    for operator in lowering.graph.operators:
+        alike.setdefault(operator.signature, []).append(operator)
+    work_ns = {
+        signature: len(operators)
+        * sum(
+            int(times[0])
+            for times in roofline.part_times_ns(
+                operators[0], _whole(lowering, operators[0]), device
+            )
+        )
+        for signature, operators in alike.items()
+    }
+    found = []
+    left_ns = HEAVIEST_SHARE * sum(work_ns.values())
+    for signature in sorted(work_ns, key=lambda signature: -work_ns[signature])[:MOST_HEAVIEST]:
+        if left_ns > 0:
+            found.append((alike[signature][0], len(alike[signature])))
+        left_ns -= work_ns[signature]
+    return found
+
+
+def _whole(lowering: Lowering, operator: Operator) -> Regions:
+    number = lowering.graph.index(operator.name)
+    return lowering.operator(number, (1,) * len(lowering.dimensions[number])).outputs[0]

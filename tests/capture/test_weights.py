@@ -9,6 +9,7 @@ from keras_soap.capture.functions import learn_inputs
 from keras_soap.capture.model import capture
 from keras_soap.errors import CaptureError
 from keras_soap.operators import registry
+from tests.adapted import Adapted
 from tests.capture.test_opening import dimensions
 
 WORDS, WIDTH, STEPS = 12, 8, 6
@@ -85,24 +86,6 @@ def test_a_layer_that_is_called_on_tensors_of_different_ranks_is_handed_its_weig
         assert read_by(graph, name) == {"dense": "dense_handed", "dense_1": "dense_handed"}
     split = [list(dimensions(graph, name).values()) for name in ("dense", "dense_1")]
     assert sorted(split) == [["S", "A", "P"], ["S", "P"]]
-
-
-class Adapted(layers.Layer):
-    """Computes with weights alone: a kernel and its adapters, a gain, a first step."""
-
-    def build(self, shape):
-        width = shape[-1]
-        self.kernel = self.add_weight(shape=(width, width), name="kernel")
-        self.down = self.add_weight(shape=(width, 2), name="down")
-        self.up = self.add_weight(shape=(2, width), name="up")
-        self.gain = self.add_weight(shape=(width,), initializer="zeros", name="gain")
-        self.first = self.add_weight(shape=(1, 1, width), name="first")
-
-    def call(self, x):
-        first = ops.broadcast_to(self.first, (ops.shape(x)[0], 1, x.shape[-1]))
-        x = ops.concatenate([first, x], axis=1)
-        x = ops.matmul(x, self.kernel + ops.matmul(self.down, self.up))
-        return x * (1.0 + self.gain)
 
 
 def test_operations_on_weights_alone_are_operators():

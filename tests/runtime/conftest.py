@@ -41,3 +41,16 @@ def launch(request):
         )
 
     return run
+
+
+@pytest.fixture
+def double_precision():
+    """Models are made, and trained, in float64."""
+    import keras
+
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])

@@ -8,6 +8,7 @@ from keras import layers, ops
 
 from keras_soap import SoapStrategy
 from keras_soap.errors import CaptureError
+from tests.adapted import Adapted
 from tests.runtime.strategies import NAMED, anything, split
 from tests.runtime.subjects import (
     KNOWN,
@@ -18,6 +19,8 @@ from tests.runtime.subjects import (
     lowering,
     train,
 )
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 NUM_WORDS = 24
 
@@ -135,25 +138,6 @@ def autoencoder() -> keras.Model:
     return keras.Model(x, Mirrored(encoder, name="decoder")(encoder(x)), name="autoencoder")
 
 
-@keras.saving.register_keras_serializable()
-class Adapted(layers.Layer):
-    """Computes with weights alone: a kernel and its adapters, a gain, a first step."""
-
-    def build(self, shape):
-        width = shape[-1]
-        self.kernel = self.add_weight(shape=(width, width), name="kernel")
-        self.down = self.add_weight(shape=(width, 2), name="down")
-        self.up = self.add_weight(shape=(2, width), name="up")
-        self.gain = self.add_weight(shape=(width,), initializer="zeros", name="gain")
-        self.first = self.add_weight(shape=(1, 1, width), name="first")
-
-    def call(self, x):
-        first = ops.broadcast_to(self.first, (ops.shape(x)[0], 1, x.shape[-1]))
-        x = ops.concatenate([first, x], axis=1)
-        x = ops.matmul(x, self.kernel + ops.matmul(self.down, self.up))
-        return ops.tanh(x) * (1.0 + self.gain)
-
-
 def adapted() -> keras.Model:
     x = keras.Input((3, 8), name="x")
     y = Adapted(name="adapted")(x)
@@ -207,16 +191,6 @@ TIED = {
     "not tied": Subject(lambda: reversible(tie_weights=False), next_word, text),
 }
 KNOWN |= {f"tied, {name}": subject for name, subject in TIED.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
 
 
 _expected = {}

@@ -132,16 +132,6 @@ def test_splits_by_vocabulary_train_as_in_keras(subject, strategy, optimizer):
     assert_equal_training(subject, optimizer, train(KNOWN[subject], optimizer, chosen))
 
 
-@pytest.fixture
-def double_precision():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
 @pytest.mark.usefixtures("double_precision")
 def test_a_split_vocabulary_is_exact_in_double_precision():
     name = "words in double precision"
