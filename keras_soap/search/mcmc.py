@@ -1,10 +1,11 @@
 """Metropolis–Hastings from several starts, then a greedy descent.
 
-1. Chains start from data parallelism, the expert's and other given strategies, and random ones.
+1. Chains start from data parallelism, the expert's and other given strategies, and a random one.
+   Long searches have more of them, rather than longer ones: see `CHAIN_PROPOSALS`.
 2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
    step time so far; it starts hotter after a cycle that gained little, and colder after one that
    gained much. Between cycles the worse half of the chains restarts from the best.
-3. Through the first `LAYER_CYCLES` chains are annealed once, and half of what they change are
+3. Through the first `LAYER_CYCLES` chains are annealed once, and most of what they change are
    whole layers: which share devices and which are apart decides the most, is hard to change later,
    one operator at a time, and takes a long annealing to find.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
@@ -14,12 +15,13 @@
 
 import dataclasses
 import math
+import time
 
 import numpy as np
 
 from keras_soap.objective import Evaluation
 from keras_soap.search import checkpoint, descent
-from keras_soap.search.chains import Chain, Phase
+from keras_soap.search.chains import Chain, Phase, advance
 from keras_soap.search.metropolis import ChainState, beta_per_ns
 from keras_soap.search.problem import MOST_PAIRS, NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
@@ -27,7 +29,10 @@ from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
 from keras_soap.strategy.moves import Shares
 
-NUM_CHAINS = 4
+FEWEST_CHAINS = 4
+MOST_CHAINS = 16
+CHAIN_PROPOSALS = 100_000
+"""Of a chain, in a long search: longer annealings gain less than more of them do."""
 DESCENT_SHARE = 0.15
 ROUNDS = 128
 ROUND_SECONDS = 0.25
@@ -38,8 +43,10 @@ WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
 LAYER_CYCLES = 6
-LAYERS = Shares(layers=0.5)
+LAYERS = Shares(layers=0.8)
 """Changes in these."""
+LAYERS_COLD = 1000.0
+"""How cold these become: which layers share devices is settled before."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -53,8 +60,8 @@ def search(
     tracker = Tracker(problem, budget, options, saved.seconds if saved else 0.0)
     if saved:
         tracker.resume(problem, saved)
-    chains = saved.chains if saved else _start(problem, tracker, seed, _num_chains(budget, options))
-    sampling = _Sampling(problem, tracker, budget, chains)
+    chains = saved.chains if saved else _start(problem, tracker, seed, options.num_cores)
+    sampling = _Sampling(problem, tracker, budget, chains, options.num_cores)
     stopped_by = tracker.spent()
     try:
         with Workers(problem, min(options.num_cores, len(chains))) as workers:
@@ -69,21 +76,42 @@ def search(
     return tracker.result(problem, "mcmc", seed, stopped_by, locally_optimal=locally_optimal)
 
 
-def _num_chains(budget: Budget, options: RunOptions) -> int:
-    return NUM_CHAINS if budget.proposals is not None else max(NUM_CHAINS, options.num_cores)
-
-
-def _start(problem: Problem, tracker: Tracker, seed: int, num_chains: int) -> list[Chain]:
+def _start(problem: Problem, tracker: Tracker, seed: int, num_cores: int) -> list[Chain]:
     """Chains from the best start, from other starts by turns, and the last from a random one."""
+    most = max(MOST_CHAINS, num_cores)
     chains = []
-    for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(num_chains)):
-        rng = np.random.default_rng(sequence)
-        if number == num_chains - 1 and num_chains > 1:
-            start = _random_start(problem, tracker, rng)
-        else:
-            start = problem.starts[number % len(problem.starts)]
-        chains.append(Chain(number, rng, ChainState(start, start), 0))
-    return chains
+    for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(most)):
+        start = problem.starts[number % len(problem.starts)]
+        chains.append(Chain(number, np.random.default_rng(sequence), ChainState(start, start), 0))
+    if tracker.budget.proposals is not None:
+        count = min(MOST_CHAINS, max(FEWEST_CHAINS, tracker.budget.proposals // CHAIN_PROPOSALS))
+    else:
+        expected = _expected_proposals(problem, tracker, chains, num_cores)
+        count = min(most, max(FEWEST_CHAINS, num_cores, expected // CHAIN_PROPOSALS))
+    last = chains[count - 1]
+    start = _random_start(problem, tracker, last.rng)
+    return [*chains[: count - 1], dataclasses.replace(last, state=ChainState(start, start))]
+
+
+def _expected_proposals(
+    problem: Problem, tracker: Tracker, chains: list[Chain], num_cores: int
+) -> int:
+    """How many a budget of seconds will do for, by the first chain's first round, made here."""
+    seconds = tracker.budget.seconds
+    if seconds is None or tracker.spent() is not None:
+        return 0
+    started = time.perf_counter()
+    phase, most_seconds = _layers(tracker.best, 0.0), min(ROUND_SECONDS, seconds / ROUNDS)
+    chains[0] = advance(problem, chains[0], phase, None, most_seconds)
+    rate = chains[0].proposals / (time.perf_counter() - started)
+    tracker.proposals += chains[0].proposals
+    tracker.offer(chains[0].state.best)
+    return int(rate * seconds * num_cores)
+
+
+def _layers(best: Evaluation, passed: float) -> Phase:
+    """How chains move while they change layers, when the share `passed` of that is over."""
+    return Phase(beta_per_ns(best, HOT * (LAYERS_COLD / HOT) ** passed), LAYERS)
 
 
 def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) -> Evaluation:
@@ -99,11 +127,19 @@ def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) 
 class _Sampling:
     """The rounds of all chains."""
 
-    def __init__(self, problem: Problem, tracker: Tracker, budget: Budget, chains: list[Chain]):
+    def __init__(
+        self,
+        problem: Problem,
+        tracker: Tracker,
+        budget: Budget,
+        chains: list[Chain],
+        num_cores: int,
+    ):
         self.problem = problem
         self.tracker = tracker
         self.budget = budget
         self.chains = chains
+        self.num_cores = num_cores
         self.cycle = int(self._cycles())
         self.start_sharpness = WARM
         self.gained_little = False
@@ -147,8 +183,7 @@ class _Sampling:
         """How a chain moves in the next round."""
         cycles = self._cycles()
         if cycles < LAYER_CYCLES:
-            sharpness = HOT * (COLD / HOT) ** (cycles / LAYER_CYCLES)
-            return Phase(beta_per_ns(self.tracker.best, sharpness), LAYERS)
+            return _layers(self.tracker.best, cycles / LAYER_CYCLES)
         start = self.start_sharpness
         sharpness = start * (COLD / start) ** (cycles % 1.0)
         return Phase(beta_per_ns(self.tracker.best, sharpness))
@@ -185,7 +220,8 @@ class _Sampling:
             share = self.budget.proposals * (1 - DESCENT_SHARE) / len(self.chains)
             proposals = max(1, min(ROUND_PROPOSALS, math.ceil(share / ROUNDS)))
         if self.budget.seconds is not None:
-            seconds = min(ROUND_SECONDS, self.budget.seconds / ROUNDS)
+            at_once = math.ceil(len(self.chains) / self.num_cores)
+            seconds = min(ROUND_SECONDS, self.budget.seconds / ROUNDS / at_once)
         return proposals, seconds
 
     def _spent_so_far(self) -> float:

@@ -107,19 +107,18 @@ def draw_config(moves, family):
 
 
 @njit
-def _draw_in_order(moves, family):
-    """Any degrees, on an aligned group of devices next to each other, in their order."""
+def _draw_together(moves, family):
+    """Any degrees, on an aligned group of devices next to each other."""
     row = _draw_row(moves, family)
     size, choice = moves.sizes[row, 0], _draw_choice(moves, row)
     start = draw_below(moves, moves.num_devices // size) * size if moves.places else 0
-    for part in range(size):
-        moves.new_devices[family, part] = start + part
+    _fill(moves, choice, size, start, 1, moves.new_devices[family])
     change(moves, family, choice)
 
 
 @njit
 def _draw_for_layer(moves, family):
-    """A configuration for a layer; whether on any devices next to each other, in their order."""
+    """A configuration for a layer; whether on any aligned devices next to each other."""
     way = draw(moves) if moves.places else 1.0
     if way < LAYER_COPY_SHARE:
         other = moves.layers[draw_below(moves, len(moves.layers))]
@@ -133,7 +132,7 @@ def _draw_for_layer(moves, family):
     if way < LAYER_COPY_SHARE + LAYER_PLACE_SHARE:
         draw_config(moves, family)
         return False
-    _draw_in_order(moves, family)
+    _draw_together(moves, family)
     return True
 
 
@@ -209,7 +208,7 @@ def _evict(moves, family):
 def _place(moves, choice, size, devices):
     """A random aligned group, filled in a random order; see `placement.structured`.
 
-    Neighbours in row-major order are half of all draws where there is a choice.
+    Those next to each other are half of all draws where there is a choice.
     """
     stride = 1
     if draw(moves) >= 0.5:
@@ -217,13 +216,22 @@ def _place(moves, choice, size, devices):
         stride = moves.strides[first + draw_below(moves, moves.stride_start[size + 1] - first)]
     number = draw_below(moves, moves.num_devices // (size * stride) * stride)
     start = number // stride * size * stride + number % stride
+    _fill(moves, choice, size, start, stride, devices)
+
+
+@njit
+def _fill(moves, choice, size, start, stride, devices):
+    """Parts on every `stride`th device, with dimensions in a random order, row-major half the time.
+
+    So a dimension is as often split within nodes as between them.
+    """
     degrees = moves.choices[choice]
     split, ways = 0, 1
     for degree in degrees:
         if degree > 1:
             split += 1
             ways *= split
-    if ways == 1 or draw(moves) < 0.5:
+    if not moves.places or ways == 1 or draw(moves) < 0.5:
         for part in range(size):
             devices[part] = start + part * stride
         return
@@ -296,11 +304,11 @@ def propose(moves):
     moves.scalar[NUM_CHANGED] = 0
     if draw(moves) < moves.shares[LAYERS]:
         family = moves.layers[draw_below(moves, len(moves.layers))]
-        in_order = _draw_for_layer(moves, family)
+        together = _draw_for_layer(moves, family)
         _spread(moves, len(moves.choice), True)
         if draw(moves) < TWINS_SHARE:
             _extend_to_twins(moves)
-        if in_order and moves.places and draw(moves) < EVICT_SHARE:
+        if together and moves.places and draw(moves) < EVICT_SHARE:
             _evict(moves, family)
     else:
         _propose_some(moves)

@@ -119,7 +119,7 @@ def test_a_search_that_gains_little_starts_its_cycles_hotter():
     budget = Budget(proposals=4000)
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 1)
-    sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
     tracker.proposals = 2400  # Beyond the cycles of layers.
     cold = sampling._phase(chains[0]).beta_per_ns
     sampling._set_heat()
@@ -138,11 +138,11 @@ def test_after_little_gain_the_worst_chain_starts_somewhere_new():
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 4)
     worst = max(chains, key=lambda chain: (chain.state.best.rank, chain.number)).number
-    sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
     sampling.cycle = mcmc.LAYER_CYCLES + 1
     sampling._restart()
     assert sampling.chains[worst].state.current is tracker.best
-    sampling = mcmc._Sampling(problem, tracker, budget, mcmc._start(problem, tracker, 0, 4))
+    sampling = mcmc._Sampling(problem, tracker, budget, mcmc._start(problem, tracker, 0, 4), 1)
     sampling.cycle = mcmc.LAYER_CYCLES + 1
     sampling._set_heat()
     sampling._restart()
@@ -156,7 +156,7 @@ def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw(
     budget = Budget(proposals=12_000)
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 4)
-    sampling = mcmc._Sampling(problem, tracker, budget, chains)
+    sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
     sharpness = []
     with Workers(problem, 1) as workers:
         while sampling.cycle < mcmc.LAYER_CYCLES:
@@ -166,7 +166,28 @@ def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw(
             assert sampling.round(workers) is None
     assert sharpness == sorted(sharpness)
     assert mcmc.HOT <= sharpness[0] < 1.1 * mcmc.HOT
-    assert 0.9 * mcmc.COLD < sharpness[-1] <= mcmc.COLD
+    assert 0.9 * mcmc.LAYERS_COLD < sharpness[-1] <= mcmc.LAYERS_COLD
     for chain in sampling.chains:
         assert chain.state.current is chain.state.best
     assert all(sampling._phase(chain).shares == USUAL for chain in sampling.chains)
+
+
+def test_a_long_search_has_more_chains_than_a_short_one():
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+
+    def num_chains(num_cores=1, **budget):
+        return len(mcmc._start(problem, Tracker(problem, Budget(**budget)), 0, num_cores))
+
+    assert num_chains(proposals=4000) == num_chains(seconds=1e-3) == mcmc.FEWEST_CHAINS
+    assert num_chains(proposals=7 * mcmc.CHAIN_PROPOSALS) == 7
+    assert num_chains(proposals=10**9) == num_chains(seconds=1e6) == mcmc.MOST_CHAINS
+    assert num_chains(40, seconds=1e6) == num_chains(40, seconds=1e-3) == 40
+    assert num_chains(40, proposals=4000) == mcmc.FEWEST_CHAINS
+
+
+def test_what_is_proposed_to_find_the_rate_counts():
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+    tracker = Tracker(problem, Budget(seconds=10))
+    chains = mcmc._start(problem, tracker, 0, 1)
+    assert tracker.proposals == chains[0].proposals > 0
+    assert tracker.best.rank <= chains[0].state.best.rank

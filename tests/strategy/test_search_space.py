@@ -77,6 +77,18 @@ def test_a_layer_takes_along_what_has_no_weights_and_no_other_layer():
     assert alone > 100
 
 
+def test_a_layer_splits_any_of_its_dimensions_within_nodes_or_across():
+    space = space_of(toys.chain((8, 8), 8), 8)
+    rng = np.random.default_rng(0)
+    strategy = space.whole()
+    changes = (space.random_change(rng, strategy, moves.Shares(1.0)) for _ in range(4000))
+    drawn = {config.devices for change in changes for config in change.values()}
+    squares = [c for c in space.configs(1) if sorted(c.degrees) == [2, 4] and c.num_parts == 8]
+    assert {c.devices for c in squares} <= drawn
+    assert (0, 1, 2, 3, 4, 5, 6, 7) in drawn
+    assert (0, 2, 4, 6, 1, 3, 5, 7) in drawn
+
+
 def test_others_leave_the_devices_of_a_layer_in_half_of_the_changes_of_layers():
     graph = toys.chain()
     space = space_of(graph, 8)
