@@ -1,20 +1,37 @@
 """What the accuracy benchmark makes of its (network, strategy) pairs."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_soap.costs.timing import ERROR_OF_MEDIAN, deviation
+
 Pair = Mapping[str, Any]
-"""`model`, `strategy`, `predicted_s`, and `measured_s`: the median of each round. In a round all
-strategies of a network take turns, so rounds of different strategies can be compared."""
+"""`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, and in
+`processor_s` those of all cores together. In a round all strategies of a network take turns, so
+rounds of different strategies can be compared."""
+
+CHANCE = 0.05
+"""An order that rounds agree about less often by chance is decided."""
 
 
 def measured(pair: Pair) -> float:
-    """Seconds per step: the median over rounds."""
-    return statistics.median(pair["measured_s"])
+    """Seconds per step: the median of all turns' medians."""
+    return statistics.median(_by_turn(pair))
+
+
+def _by_turn(pair: Pair) -> list[float]:
+    return [statistics.median(turn) for turn in pair["measured_s"]]
+
+
+def cores(pair: Pair) -> float:
+    """How many cores a step keeps at work."""
+    of_turns = [statistics.median(turn) for turn in pair["processor_s"]]
+    return statistics.median(of_turns) / measured(pair)
 
 
 def error(pair: Pair) -> float:
@@ -23,8 +40,9 @@ def error(pair: Pair) -> float:
 
 
 def spread(pair: Pair) -> float:
-    """Half of the range of its rounds, over the median."""
-    return (max(pair["measured_s"]) - min(pair["measured_s"])) / 2 / measured(pair)
+    """Half of the 95 % confidence interval of what was measured, over that."""
+    turns = np.array(_by_turn(pair))
+    return 1.96 * ERROR_OF_MEDIAN * deviation(turns) / np.sqrt(len(turns)) / measured(pair)
 
 
 def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -46,6 +64,7 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
         "kendall_tau": lambda some: kendall_tau(
             [pair["predicted_s"] for pair in some], list(map(measured, some))
         ),
+        "kendall_tau_of_halves": tau_of_halves,
         "kendall_tau_of_decided": tau_of_decided,
         "orders": lambda some: len(some) * (len(some) - 1) // 2,
         "undecided_orders": lambda some: sum(
@@ -69,16 +88,35 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def order(one: Pair, other: Pair) -> int:
-    """-1 if the first was faster in all rounds, 1 if the second was; else 0: measuring cannot tell.
+    """-1 if the first is faster, 1 if the second is; 0 if measuring cannot tell.
 
-    Rounds of both are compared one by one, since they ran next to each other.
+    A sign test: turns of both are compared round by round, since they ran near each other.
     """
-    signs = {np.sign(a - b) for a, b in zip(one["measured_s"], other["measured_s"], strict=True)}
-    return int(signs.pop()) if len(signs) == 1 else 0
+    signs = np.sign(np.subtract(_by_turn(one), _by_turn(other)))
+    faster, slower = int((signs < 0).sum()), int((signs > 0).sum())
+    total = faster + slower
+    as_uneven = sum(math.comb(total, k) for k in range(max(faster, slower), total + 1))
+    by_chance = min(1.0, 2 * as_uneven / 2**total)
+    return int(np.sign(slower - faster)) if by_chance <= CHANCE else 0
+
+
+def tau_of_halves(pairs: Sequence[Pair]) -> float | None:
+    """Kendall's tau of one half of the rounds with the other, which share none of their noise.
+
+    None of a single round. Two rounds that follow each other go opposite ways: each half has both.
+    """
+    if min(len(pair["measured_s"]) for pair in pairs) < 2:
+        return None
+    halves = [[], []]
+    for pair in pairs:
+        for half, found in enumerate(halves):
+            turns = [turn for n, turn in enumerate(pair["measured_s"]) if (n + 1) // 2 % 2 == half]
+            found.append(measured({**pair, "measured_s": turns}))
+    return kendall_tau(*halves)
 
 
 def tau_of_decided(pairs: Sequence[Pair]) -> float | None:
-    """Kendall's tau over those pairs of strategies whose order all rounds agree about.
+    """Kendall's tau over those pairs of strategies whose order is decided.
 
     None if there are none.
     """
@@ -96,14 +134,17 @@ def render(figures: Mapping[str, Any]) -> str:
         f"{figures['num_pairs']} pairs: mean error {figures['mean_error']:.1%}, at most "
         f"{figures['max_error']:.1%}; within 30 %: {figures['share_within_30_percent']:.0%}; "
         f"measured ± {figures['mean_spread']:.1%}",
-        f"{'network':<14}{'mean error':>11}{'tau-b':>7}{'decided tau':>13}{'undecided':>11}"
+        f"{'network':<14}{'mean error':>11}{'tau-b':>7}{'of halves':>11}{'decided tau':>13}"
+        f"{'undecided':>11}"
         f"{'chosen/best':>13}",
     ]
     for model, tau in figures["kendall_tau"].items():
         decided = figures["kendall_tau_of_decided"][model]
+        halves = figures["kendall_tau_of_halves"][model]
         undecided = f"{figures['undecided_orders'][model]} of {figures['orders'][model]}"
         lines.append(
             f"{model:<14}{figures['mean_error_of'][model]:>11.1%}{tau:>7.2f}"
+            f"{'–' if halves is None else f'{halves:.2f}':>11}"
             f"{'–' if decided is None else f'{decided:.2f}':>13}{undecided:>11}"
             f"{figures['chosen_over_best'][model]:>13.3f}"
         )
