@@ -19,7 +19,6 @@ import numba
 
 from keras_soap.locks import locked
 
-
 _HAVE_CONSTANTS = ("tasks/all_reduce.py", "topology/device_topology.py")
 
 

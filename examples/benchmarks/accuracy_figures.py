@@ -3,12 +3,10 @@
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from keras_soap.costs.timing import ERROR_OF_MEDIAN, deviation
 
 Pair = Mapping[str, Any]
 """`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, and in
@@ -19,19 +17,35 @@ CHANCE = 0.05
 """An order that rounds agree about less often by chance is decided."""
 
 
+QUANTILE = 0.25
+"""Of steps: what interferes only ever slows them. Of medians, means, minima and quartiles, of steps
+or of turns, relative to their round or not, it agreed best between halves of the rounds."""
+
+
 def measured(pair: Pair) -> float:
-    """Seconds per step: the median of all turns' medians."""
-    return statistics.median(_by_turn(pair))
+    """Seconds per step: the lower quartile of all that were timed."""
+    return _quick(itertools.chain.from_iterable(pair["measured_s"]))
 
 
-def _by_turn(pair: Pair) -> list[float]:
-    return [statistics.median(turn) for turn in pair["measured_s"]]
+def _quick(steps: Iterable[float]) -> float:
+    return float(np.quantile(list(steps), QUANTILE))
 
 
 def cores(pair: Pair) -> float:
     """How many cores a step keeps at work."""
-    of_turns = [statistics.median(turn) for turn in pair["processor_s"]]
-    return statistics.median(of_turns) / measured(pair)
+    return sum(map(sum, pair["processor_s"])) / sum(map(sum, pair["measured_s"]))
+
+
+def halves(pair: Pair) -> tuple[Pair, Pair] | None:
+    """The pair by one half of its rounds, and by the other; None if there is but one.
+
+    Two rounds that follow each other go opposite ways: each half has both ways.
+    """
+    turns = pair["measured_s"]
+    if len(turns) < 2:
+        return None
+    of_half = [[turn for n, turn in enumerate(turns) if (n + 1) // 2 % 2 == h] for h in (0, 1)]
+    return {**pair, "measured_s": of_half[0]}, {**pair, "measured_s": of_half[1]}
 
 
 def error(pair: Pair) -> float:
@@ -40,9 +54,9 @@ def error(pair: Pair) -> float:
 
 
 def spread(pair: Pair) -> float:
-    """Half of the 95 % confidence interval of what was measured, over that."""
-    turns = np.array(_by_turn(pair))
-    return 1.96 * ERROR_OF_MEDIAN * deviation(turns) / np.sqrt(len(turns)) / measured(pair)
+    """Half of the difference between what halves of the rounds say, over what all say."""
+    both = halves(pair)
+    return abs(measured(both[0]) - measured(both[1])) / 2 / measured(pair) if both else 0.0
 
 
 def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -92,7 +106,8 @@ def order(one: Pair, other: Pair) -> int:
 
     A sign test: turns of both are compared round by round, since they ran near each other.
     """
-    signs = np.sign(np.subtract(_by_turn(one), _by_turn(other)))
+    turns = zip(one["measured_s"], other["measured_s"], strict=True)
+    signs = np.array([np.sign(_quick(a) - _quick(b)) for a, b in turns])
     faster, slower = int((signs < 0).sum()), int((signs > 0).sum())
     total = faster + slower
     as_uneven = sum(math.comb(total, k) for k in range(max(faster, slower), total + 1))
@@ -101,18 +116,11 @@ def order(one: Pair, other: Pair) -> int:
 
 
 def tau_of_halves(pairs: Sequence[Pair]) -> float | None:
-    """Kendall's tau of one half of the rounds with the other, which share none of their noise.
-
-    None of a single round. Two rounds that follow each other go opposite ways: each half has both.
-    """
-    if min(len(pair["measured_s"]) for pair in pairs) < 2:
+    """Kendall's tau of halves of the rounds, which share none of their noise; None of one round."""
+    both = [of_pair for of_pair in map(halves, pairs) if of_pair]
+    if len(both) < len(pairs):
         return None
-    halves = [[], []]
-    for pair in pairs:
-        for half, found in enumerate(halves):
-            turns = [turn for n, turn in enumerate(pair["measured_s"]) if (n + 1) // 2 % 2 == half]
-            found.append(measured({**pair, "measured_s": turns}))
-    return kendall_tau(*halves)
+    return kendall_tau(*([measured(of_pair[half]) for of_pair in both] for half in (0, 1)))
 
 
 def tau_of_decided(pairs: Sequence[Pair]) -> float | None:

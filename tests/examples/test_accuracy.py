@@ -42,14 +42,14 @@ def test_what_was_chosen_is_compared_with_the_best_that_was_measured(figures):
     assert found["kendall_tau"] == {"a": -1.0}
 
 
-def test_the_median_of_turns_counts_and_how_sure_it_is_is_said(figures):
-    of_turns = pair("a", 2.0, [1.0], [2.0, 9.0, 2.0], [4.0, 4.0])
+def test_the_lower_quartile_of_steps_counts_and_how_far_halves_differ_is_said(figures):
+    of_turns = pair("a", 2.0, [1.0, 9.0], [4.0, 2.0, 3.0])
     assert figures.measured(of_turns) == 2.0
     assert figures.error(of_turns) == 0
-    # Half of the 95 % interval of a median of three, whose median absolute deviation is 1.
-    assert figures.spread(of_turns) == pytest.approx(1.96 * 1.2533 * 1.4826 / 3**0.5 / 2)
-    steady = {**of_turns, "processor_s": [[3.0], [3.0], [5.0]]}
-    assert figures.cores(steady) == 1.5
+    # A quarter of the way from 1 to 9, and from 2 by halves to 3.
+    assert figures.spread(of_turns) == pytest.approx((3.0 - 2.5) / 2 / 2.0)
+    assert figures.spread(pair("a", 2.0, [1.0, 9.0])) == 0
+    assert figures.cores({**of_turns, "processor_s": [[2.0, 8.0], [8.0, 5.0, 5.5]]}) == 1.5
 
 
 def test_orders_that_rounds_do_not_agree_about_are_counted_apart(figures):
@@ -60,8 +60,8 @@ def test_orders_that_rounds_do_not_agree_about_are_counted_apart(figures):
     found = figures.summarize([slow, fast, unsteady])
     assert (found["orders"], found["undecided_orders"]) == ({"a": 3}, {"a": 1})
     assert found["kendall_tau_of_decided"] == {"a": 1.0}
-    # Tau-b counts the tie of the medians as one.
-    assert found["kendall_tau"]["a"] == pytest.approx(2 / 6**0.5)
+    # Tau goes by the quartiles, 9, 5 and 4: one order of three is not as predicted.
+    assert found["kendall_tau"]["a"] == pytest.approx(1 / 3)
     assert "1 of 3" in figures.render(found)
     assert figures.tau_of_decided([fast, unsteady]) is None
 
