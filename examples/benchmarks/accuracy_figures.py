@@ -19,7 +19,8 @@ CHANCE = 0.05
 
 QUANTILE = 0.25
 """Of steps: what interferes only ever slows them. Of medians, means, minima and quartiles, of steps
-or of turns, relative to their round or not, it agreed best between halves of the rounds."""
+or of turns, relative to their round or not, halves of the rounds agreed best about the order of
+these; see `costs/README.md`."""
 
 
 def measured(pair: Pair) -> float:
