@@ -2,8 +2,7 @@
 
 1. numba keeps compiled code as long as the file of a function does not change; it does not notice
    a change of a function that was compiled into it from another file. So compiled code is thrown
-   away when any file of `strategy/` or `simulator/` has changed, or `tasks/all_reduce.py`, of which
-   it has a constant.
+   away when any file of `strategy/` or `simulator/` has changed, or one of which it has a constant.
 2. Functions that Python does not call borrow their arrays: they make no arrays, so there are no
    references to count, which would cost more than the work. Nothing is compiled that Python would
    call them through, which would be most of the code.
@@ -20,11 +19,14 @@ import numba
 
 from keras_soap.locks import locked
 
+_HAVE_CONSTANTS = ("tasks/all_reduce.py", "topology/device_topology.py")
+
 
 def _forget_other_sources() -> None:
     folders = [Path(__file__).with_name(name) for name in ("strategy", "simulator")]
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update(Path(__file__).with_name("tasks").joinpath("all_reduce.py").read_bytes())
+    for name in _HAVE_CONSTANTS:
+        digest.update(Path(__file__).parent.joinpath(name).read_bytes())
     for folder in folders:
         for file in sorted(folder.glob("*.py")):
             digest.update(file.read_bytes())

@@ -3,8 +3,9 @@
 For each network: its parts and the machine's connections are measured; strategies are made (data
 parallelism, model parallelism, the expert's, one that a search finds, and random ones over S, O,
 A and P); each is predicted, and trained with one thread for each device. All strategies of a
-network take turns in one process, round after round, so that a machine that slows down slows them
-all. Of the pair that was predicted worst, a trace and the times of its tasks are left.
+network take short turns in one process, there and back, round after round, so that a machine that
+slows down slows them all. Of the pair that was predicted worst, a trace and the times of its tasks
+are left.
 
 With `--results_dir`, what was done is kept there, and a run that was interrupted goes on where it
 was. Measure on an idle machine.
@@ -37,8 +38,8 @@ _NUM_STRATEGIES = flags.DEFINE_integer(
     "num_strategies", 12, "For each network; what the named ones leave are random.", 2
 )
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", 2, "Logical CPU devices.", lower_bound=2)
-_NUM_ROUNDS = flags.DEFINE_integer("num_rounds", 4, "Turns of each strategy.", lower_bound=1)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 6, "Steps to time in a turn.", lower_bound=1)
+_NUM_ROUNDS = flags.DEFINE_integer("num_rounds", 12, "Turns of each strategy.", lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 3, "Steps to time in a turn.", lower_bound=1)
 _SEARCH_BUDGET_S = flags.DEFINE_float("search_budget_s", 10.0, "Seconds to search.", lower_bound=0)
 _PART_SECONDS = flags.DEFINE_float(
     "part_seconds", 0.5, "Seconds at most to repeat a part.", lower_bound=0
@@ -80,7 +81,8 @@ def main(argv: list[str]) -> None:
 def _compare(folder: Path) -> None:
     pairs: list[dict[str, Any]] = []
     print(
-        f"{'network':<14}{'strategy':<20}{'measured s':>11}{'±':>5}{'predicted s':>12}{'error':>8}"
+        f"{'network':<14}{'strategy':<20}{'measured s':>11}{'±':>5}{'cores':>7}"
+        f"{'predicted s':>12}{'error':>8}"
     )
     for model in _MODELS.value:
         mine = _folder(folder, model)
@@ -90,11 +92,11 @@ def _compare(folder: Path) -> None:
         measured = json.loads((mine / "measured.json").read_text())
         for name, seconds in json.loads((mine / "plan.json").read_text()).items():
             pair = {"model": model, "strategy": name, "predicted_s": seconds}
-            pairs.append({**pair, "measured_s": measured[name]})
+            pairs.append({**pair, **measured[name]})
             print(
                 f"{model:<14}{name:<20}{figures_of.measured(pairs[-1]):>11.4f}"
-                f"{figures_of.spread(pairs[-1]):>5.0%}{seconds:>12.4f}"
-                f"{figures_of.error(pairs[-1]):>8.0%}",
+                f"{figures_of.spread(pairs[-1]):>5.0%}{figures_of.cores(pairs[-1]):>7.2f}"
+                f"{seconds:>12.4f}{figures_of.error(pairs[-1]):>8.0%}",
                 flush=True,
             )
     figures = {

@@ -1,20 +1,52 @@
 """What the accuracy benchmark makes of its (network, strategy) pairs."""
 
 import itertools
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Pair = Mapping[str, Any]
-"""`model`, `strategy`, `predicted_s`, and `measured_s`: the median of each round. In a round all
-strategies of a network take turns, so rounds of different strategies can be compared."""
+"""`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, and in
+`processor_s` those of all cores together. In a round all strategies of a network take turns, so
+rounds of different strategies can be compared."""
+
+CHANCE = 0.05
+"""An order that rounds agree about less often by chance is decided."""
+
+
+QUANTILE = 0.25
+"""Of steps: what interferes only ever slows them. Of medians, means, minima and quartiles, of steps
+or of turns, relative to their round or not, halves of the rounds agreed best about the order of
+these; see `costs/README.md`."""
 
 
 def measured(pair: Pair) -> float:
-    """Seconds per step: the median over rounds."""
-    return statistics.median(pair["measured_s"])
+    """Seconds per step: the lower quartile of all that were timed."""
+    return _quick(itertools.chain.from_iterable(pair["measured_s"]))
+
+
+def _quick(steps: Iterable[float]) -> float:
+    return float(np.quantile(list(steps), QUANTILE))
+
+
+def cores(pair: Pair) -> float:
+    """How many cores a step keeps at work."""
+    return sum(map(sum, pair["processor_s"])) / sum(map(sum, pair["measured_s"]))
+
+
+def halves(pair: Pair) -> tuple[Pair, Pair] | None:
+    """The pair by one half of its rounds, and by the other; None if there is but one.
+
+    Two rounds that follow each other go opposite ways: each half has both ways.
+    """
+    turns = pair["measured_s"]
+    if len(turns) < 2:
+        return None
+    of_half = [[turn for n, turn in enumerate(turns) if (n + 1) // 2 % 2 == h] for h in (0, 1)]
+    return {**pair, "measured_s": of_half[0]}, {**pair, "measured_s": of_half[1]}
 
 
 def error(pair: Pair) -> float:
@@ -23,8 +55,9 @@ def error(pair: Pair) -> float:
 
 
 def spread(pair: Pair) -> float:
-    """Half of the range of its rounds, over the median."""
-    return (max(pair["measured_s"]) - min(pair["measured_s"])) / 2 / measured(pair)
+    """Half of the difference between what halves of the rounds say, over what all say."""
+    both = halves(pair)
+    return abs(measured(both[0]) - measured(both[1])) / 2 / measured(pair) if both else 0.0
 
 
 def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -46,6 +79,7 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
         "kendall_tau": lambda some: kendall_tau(
             [pair["predicted_s"] for pair in some], list(map(measured, some))
         ),
+        "kendall_tau_of_halves": tau_of_halves,
         "kendall_tau_of_decided": tau_of_decided,
         "orders": lambda some: len(some) * (len(some) - 1) // 2,
         "undecided_orders": lambda some: sum(
@@ -69,16 +103,29 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def order(one: Pair, other: Pair) -> int:
-    """-1 if the first was faster in all rounds, 1 if the second was; else 0: measuring cannot tell.
+    """-1 if the first is faster, 1 if the second is; 0 if measuring cannot tell.
 
-    Rounds of both are compared one by one, since they ran next to each other.
+    A sign test: turns of both are compared round by round, since they ran near each other.
     """
-    signs = {np.sign(a - b) for a, b in zip(one["measured_s"], other["measured_s"], strict=True)}
-    return int(signs.pop()) if len(signs) == 1 else 0
+    turns = zip(one["measured_s"], other["measured_s"], strict=True)
+    signs = np.array([np.sign(_quick(a) - _quick(b)) for a, b in turns])
+    faster, slower = int((signs < 0).sum()), int((signs > 0).sum())
+    total = faster + slower
+    as_uneven = sum(math.comb(total, k) for k in range(max(faster, slower), total + 1))
+    by_chance = min(1.0, 2 * as_uneven / 2**total)
+    return int(np.sign(slower - faster)) if by_chance <= CHANCE else 0
+
+
+def tau_of_halves(pairs: Sequence[Pair]) -> float | None:
+    """Kendall's tau of halves of the rounds, which share none of their noise; None of one round."""
+    both = [of_pair for of_pair in map(halves, pairs) if of_pair]
+    if len(both) < len(pairs):
+        return None
+    return kendall_tau(*([measured(of_pair[half]) for of_pair in both] for half in (0, 1)))
 
 
 def tau_of_decided(pairs: Sequence[Pair]) -> float | None:
-    """Kendall's tau over those pairs of strategies whose order all rounds agree about.
+    """Kendall's tau over those pairs of strategies whose order is decided.
 
     None if there are none.
     """
@@ -96,14 +143,17 @@ def render(figures: Mapping[str, Any]) -> str:
         f"{figures['num_pairs']} pairs: mean error {figures['mean_error']:.1%}, at most "
         f"{figures['max_error']:.1%}; within 30 %: {figures['share_within_30_percent']:.0%}; "
         f"measured ± {figures['mean_spread']:.1%}",
-        f"{'network':<14}{'mean error':>11}{'tau-b':>7}{'decided tau':>13}{'undecided':>11}"
+        f"{'network':<14}{'mean error':>11}{'tau-b':>7}{'of halves':>11}{'decided tau':>13}"
+        f"{'undecided':>11}"
         f"{'chosen/best':>13}",
     ]
     for model, tau in figures["kendall_tau"].items():
         decided = figures["kendall_tau_of_decided"][model]
+        halves = figures["kendall_tau_of_halves"][model]
         undecided = f"{figures['undecided_orders'][model]} of {figures['orders'][model]}"
         lines.append(
             f"{model:<14}{figures['mean_error_of'][model]:>11.1%}{tau:>7.2f}"
+            f"{'–' if halves is None else f'{halves:.2f}':>11}"
             f"{'–' if decided is None else f'{decided:.2f}':>13}{undecided:>11}"
             f"{figures['chosen_over_best'][model]:>13.3f}"
         )

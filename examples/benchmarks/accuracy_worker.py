@@ -1,7 +1,7 @@
 """The parts of the accuracy benchmark that need TensorFlow, each in a process of its own.
 
 A folder holds what is known of one network: `plan.json` with predictions, the strategies, the
-profile and the topology, and `measured.json`, to which every round of every strategy is added.
+profile and the topology, and `measured.json`, to which every turn of every strategy is added.
 """
 
 import dataclasses
@@ -27,8 +27,11 @@ SIZES: dict[str, dict[str, int]] = {
 RANDOM_DIMS = ("SOAP", "S", "O", "A", "P", "SAP", "SOAP", "SOP")
 """What random strategies may use, in turn."""
 
-WARMUP_STEPS = 2
-"""Of each round: variables are put on their devices first, and memory is allocated."""
+WARMUP_STEPS = 1
+"""Of each turn: no batch was taken ahead of the first one."""
+
+FIRST_STEPS = 3
+"""Before the first turn: variables are put on their devices, and memory is allocated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Options:
     size: str = "benchmark"
     num_strategies: int = 12
     num_devices: int = 2
-    num_rounds: int = 4
-    num_steps: int = 6
+    num_rounds: int = 12
+    num_steps: int = 3
     search_budget_s: float = 10.0
     part_seconds: float = 0.5
     seed: int = 0
@@ -141,7 +144,11 @@ def plan(name: str, folder: Path, options: Options) -> None:
 
 
 def measure(name: str, folder: Path, options: Options) -> None:
-    """Trains under all strategies of a folder, in turn, until each has all of its rounds."""
+    """Trains under all strategies of a folder, in turn, until each has all of its turns.
+
+    Every second round goes backwards, so that of a machine that slows down steadily none gets the
+    worse part.
+    """
     from keras_soap.proto.files import write_atomically
 
     start_devices(options.num_devices)
@@ -152,45 +159,51 @@ def measure(name: str, folder: Path, options: Options) -> None:
         for made in json.loads((folder / "plan.json").read_text())
     }
     for number in range(options.num_rounds):
-        for made, fit in fits.items():
-            rounds = done.setdefault(made, [])
-            if len(rounds) <= number:
-                rounds.append(fit.seconds_per_step())
-                write_atomically(path, json.dumps(done, indent=2).encode())
+        for made in list(fits) if number % 2 == 0 else reversed(fits):
+            turns = done.setdefault(made, {"measured_s": [], "processor_s": []})
+            if len(turns["measured_s"]) <= number:
+                for clock, seconds in fits[made].turn().items():
+                    turns[clock].append(seconds)
+                write_atomically(path, json.dumps(done).encode())
 
 
 class _Fit:
     """A network that is trained under a strategy, some steps at a time."""
 
     def __init__(self, name: str, strategy: Path, options: Options):
-        import tensorflow as tf
-
         import keras_soap
 
         self._options = options
-        self._network, batch, time_chunk = network_and_batch(name, options.size)
-        steps = WARMUP_STEPS + options.num_steps
-        self._data = tf.data.Dataset.from_tensors(batch).cache().repeat(steps)
+        self._network, self._batch, time_chunk = network_and_batch(name, options.size)
         self._soap = keras_soap.SoapStrategy(
             strategy.parent / "topology.textproto",
             strategy=strategy,
             time_chunk=time_chunk,
             verbose=0,
         )
+        self._run(FIRST_STEPS)
 
-    def seconds_per_step(self) -> float:
-        """The median of a round."""
+    def turn(self) -> dict[str, list[float]]:
+        """Seconds of each step, and of all cores together in it."""
+        marks = self._run(WARMUP_STEPS + self._options.num_steps)[WARMUP_STEPS - 1 :]
+        measured, processor = np.diff(marks, axis=0).T.tolist()
+        return {"measured_s": measured, "processor_s": processor}
+
+    def _run(self, num_steps: int) -> list[tuple[float, float]]:
+        """What both clocks say at the end of each step."""
         import keras
+        import tensorflow as tf
 
-        marks: list[float] = []
+        marks: list[tuple[float, float]] = []
         clock = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs: (
                 float(logs["loss"]),
-                marks.append(time.perf_counter()),
+                marks.append((time.perf_counter(), time.process_time())),
             ),
         )
-        self._network.fit(self._data, epochs=1, verbose=0, callbacks=[self._soap, clock])
-        return float(np.median(np.diff(marks[WARMUP_STEPS - 1 :])))
+        data = tf.data.Dataset.from_tensors(self._batch).cache().repeat(num_steps)
+        self._network.fit(data, epochs=1, verbose=0, callbacks=[self._soap, clock])
+        return marks
 
 
 def trace(name: str, folder: Path, strategy: str, trace_out: str, options: Options) -> None:

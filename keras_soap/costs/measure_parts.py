@@ -39,11 +39,9 @@ NUM_COPIES = 16
 ROUGH = Precision(min_runs=3, max_runs=3)
 """To tell how many copies are needed."""
 
-SMALL_UPDATE_BYTES = 256 * 1024
-"""Weights up to this size are updated in several copies."""
-
-NUM_LARGE_UPDATES = 2
-"""Larger weights that are updated at once, as in a step."""
+UPDATED_BYTES = 64 * 2**20
+"""Of the weights that are updated in turn, if that takes no more than `NUM_COPIES`: in a step they
+were last touched a step ago, and are in no cache any more."""
 
 NUM_CHAINED = 64
 """Bare tasks that run one after the other, to tell what one takes."""
@@ -181,7 +179,7 @@ def measure_update(
     Several at once, as in a step.
     """
     num_elements = max(1, num_bytes // 4)
-    copies = NUM_COPIES if num_bytes <= SMALL_UPDATE_BYTES else NUM_LARGE_UPDATES
+    copies = min(NUM_COPIES, max(2, UPDATED_BYTES // num_bytes))
     device, *others = devices
     with tf.device(device):
         values = np.zeros(num_elements, "float32")

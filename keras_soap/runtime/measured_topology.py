@@ -214,7 +214,7 @@ def fit(topology: DeviceTopology, found: Sequence[LinkTime]) -> DeviceTopology:
 def predict(topology: DeviceTopology, measured: LinkTime) -> int:
     """What `topology` says of the time of a measurement."""
     if measured.kind == "copy":
-        return topology.route(0, 1).time_ns(measured.num_bytes)
+        return topology.transfer_time_ns(0, 1, measured.num_bytes)
     devices = list(range(topology.num_devices))
     return all_reduce.plan(topology, devices, measured.num_bytes // 4, 4).time_ns
 

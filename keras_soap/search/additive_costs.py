@@ -14,6 +14,7 @@ from keras_soap.graph.operator_graph import Edge, dtype_bytes
 from keras_soap.search.problem import Problem
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.tasks import all_reduce
+from keras_soap.topology.device_topology import CUT_AND_JOINED
 
 Degrees = tuple[int, ...]
 
@@ -112,18 +113,24 @@ class AdditiveCosts:
     def _transfers_ns(self, overlaps, element_bytes: int, back: bool) -> float:
         """Transfers queue for the links of their routes; the busiest link counts.
 
-        The way back is as long: links are as fast both ways.
+        Links are as fast on the way back.
         """
         remote = overlaps.producer != overlaps.consumer
         if not remote.any():
             return 0.0
         producer, consumer = overlaps.producer[remote], overlaps.consumer[remote]
         latency_ns, bandwidth = self._routes[:, producer, consumer]
-        times = latency_ns + overlaps.num_elements[remote] * (element_bytes * 1e9) / bandwidth
+        num_bytes = overlaps.num_elements[remote] * element_bytes
+        compute = np.array(self.topology.compute)
+        share_memory = compute[producer] == compute[consumer]
         links = self._links[producer, consumer]
-        busy = np.bincount(links.ravel(), np.repeat(times, links.shape[1]))
-        total = float(busy[: len(self.topology.links)].max())
-        return 2 * total if back else total
+        total = 0.0
+        for copied in overlaps.copied[: 2 if back else 1, remote]:
+            carried = np.where(share_memory, num_bytes * copied // CUT_AND_JOINED, num_bytes)
+            times = latency_ns + carried * 1e9 / bandwidth
+            busy = np.bincount(links.ravel(), np.repeat(times, links.shape[1]))
+            total += float(busy[: len(self.topology.links)].max())
+        return total
 
     @functools.cached_property
     def _routes(self) -> np.ndarray:

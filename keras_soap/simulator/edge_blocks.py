@@ -45,6 +45,7 @@ from keras_soap.simulator.layout import (
     PAIRS,
 )
 from keras_soap.simulator.reductions import transfer_ns
+from keras_soap.topology.device_topology import CUT_AND_JOINED
 
 
 @njit
@@ -154,10 +155,15 @@ def build_edge(machine, model, tables, state, e):
                 min_f = 0
                 min_b = 0
             else:
+                there, back = num_bytes, num_bytes
+                if machine.compute[source] == machine.compute[target]:
+                    there, back = _copied(cell, index, low, high, rank)
+                    there = num_bytes * there // CUT_AND_JOINED
+                    back = num_bytes * back // CUT_AND_JOINED
                 route = source * machine.num_devices + target
-                if num_bytes != known_bytes or machine.route_class[route] != known_class:
-                    known_bytes, known_class = num_bytes, machine.route_class[route]
-                    known_time = transfer_ns(machine, route, num_bytes)
+                if there != known_bytes or machine.route_class[route] != known_class:
+                    known_bytes, known_class = there, machine.route_class[route]
+                    known_time = transfer_ns(machine, route, there)
                 pair[number, P_TIME] = known_time
                 pair[number, P_LINKS] = links_of(machine.route_offsets, route)
                 pair[number, P_BYTES] = num_bytes
@@ -166,9 +172,9 @@ def build_edge(machine, model, tables, state, e):
                 memory[target] += num_bytes
                 if gradient:
                     route = target * machine.num_devices + source
-                    if num_bytes != known_bytes_b or machine.route_class[route] != known_class_b:
-                        known_bytes_b, known_class_b = num_bytes, machine.route_class[route]
-                        known_time_b = transfer_ns(machine, route, num_bytes)
+                    if back != known_bytes_b or machine.route_class[route] != known_class_b:
+                        known_bytes_b, known_class_b = back, machine.route_class[route]
+                        known_time_b = transfer_ns(machine, route, back)
                     pair[number, P_TIME_B] = known_time_b
                     pair[number, P_LINKS_B] = links_of(machine.route_offsets, route)
                     moved += num_bytes
@@ -231,6 +237,27 @@ def _copy(axes, degrees, dimensions, copy):
             copy //= degrees[dimension]
         after *= degrees[dimension]
     return part
+
+
+@njit
+def _copied(cell, index, low, high, rank):
+    """How often a piece is copied, there and back; see `tasks/overlap.py`.
+
+    Its producer makes cell `index`, and its consumer reads from `low` to `high`.
+    """
+    there, back = 0, 0
+    is_all_made, is_all_read = True, True
+    for axis in range(rank):
+        start, stop = index[axis] * cell[axis], (index[axis] + 1) * cell[axis]
+        if low[axis] > start or high[axis] < stop:
+            is_all_made = False
+            if axis:
+                there = 1
+        if low[axis] < start or high[axis] > stop:
+            is_all_read = False
+            if axis:
+                back = 1
+    return there + (not is_all_read), back + (not is_all_made)
 
 
 @njit

@@ -22,6 +22,7 @@ from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks import all_reduce
 from keras_soap.tasks.lowering import Costs
 from keras_soap.tasks.task_graph import TaskGraph, TaskKind
+from keras_soap.topology.device_topology import CUT_AND_JOINED
 
 REPORT_DEVICE = 0
 """Losses and metrics of all parts are summed on this device."""
@@ -138,6 +139,7 @@ class _Builder:
         destination: int,
         num_bytes: int,
         after: int,
+        copied: int = CUT_AND_JOINED,
     ) -> int:
         """The task that moves `num_bytes`, or `after` itself where nothing has to move."""
         if source == destination:
@@ -145,7 +147,7 @@ class _Builder:
         route = self.topology.route(source, destination)
         links = [self.topology.num_devices + link for link in route.links]
         links += self.topology.movers([source])
-        time_ns = route.time_ns(num_bytes)
+        time_ns = self.topology.transfer_time_ns(source, destination, num_bytes, copied)
         return self._add(
             kind, operator, part, time_ns, links, [after], source, destination, num_bytes
         )
@@ -191,10 +193,10 @@ class _Builder:
         for edge in self.graph.in_edges[number]:
             producer = self.configs[edge.producer.operator]
             last = self.last_forward[edge.producer.operator]
-            for p, c, num_bytes in self._overlaps(edge):
+            for p, c, num_bytes, (there, _) in self._overlaps(edge):
                 source, destination = producer.devices[p], config.devices[c]
                 task = self._transfer(
-                    TaskKind.TRANSFER, number, c, source, destination, num_bytes, last[p]
+                    TaskKind.TRANSFER, number, c, source, destination, num_bytes, last[p], there
                 )
                 waits[c].append(task)
         first, last = self._stages(number, TaskKind.FORWARD, waits)
@@ -287,7 +289,7 @@ class _Builder:
             if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[producer]):
                 continue
             targets = self.configs[producer].devices
-            for p, c, num_bytes in self._overlaps(edge):
+            for p, c, num_bytes, (_, back) in self._overlaps(edge):
                 task = self._transfer(
                     TaskKind.GRADIENT_TRANSFER,
                     number,
@@ -296,6 +298,7 @@ class _Builder:
                     targets[p],
                     num_bytes,
                     last[c],
+                    back,
                 )
                 self.arriving[producer][p].append(task)
 
@@ -347,7 +350,11 @@ class _Builder:
         spec = self.graph.operators[edge.consumer].input_specs[edge.input]
         num_bytes = found.num_elements * dtype_bytes(spec.dtype)
         return zip(
-            found.producer.tolist(), found.consumer.tolist(), num_bytes.tolist(), strict=True
+            found.producer.tolist(),
+            found.consumer.tolist(),
+            num_bytes.tolist(),
+            found.copied.T.tolist(),
+            strict=True,
         )
 
     def _freeze(self) -> TaskGraph:

@@ -7,6 +7,9 @@ work, and no pair that does not overlap is ever looked at.
 Where a dimension of the producer is no axis of the tensor, parts along it make copies. Each part of
 the consumer reads one of them: part `c` of `n` reads copy `c * copies // n`. So an operator that is
 split and placed like its producer finds the copy on its own device.
+
+A piece that is not all that a part made is cut from it, and one that is not all that a part reads
+is joined with others there. Both copy it, but for cutting along the first axis, which gives a view.
 """
 
 import math
@@ -28,12 +31,15 @@ class Overlaps:
         consumer: int32 (N,). Part of the consumer.
         regions: int64 (N, rank, 2). What the one makes and the other reads.
         num_elements: int64 (N,). Elements of those regions.
+        copied: int64 (2, N). How often a region is copied to be cut and joined, 0 to 2: on the way
+            to the consumer, and its gradient on the way back.
     """
 
     producer: np.ndarray
     consumer: np.ndarray
     regions: Regions
     num_elements: np.ndarray
+    copied: np.ndarray
 
 
 def find(
@@ -61,19 +67,19 @@ def find(
         index[:, axis] = first[consumer, axis] + rest % count
         rest = rest // count
     read = regions[consumer]
+    made = np.stack([index * cell, (index + 1) * cell], axis=-1)
     overlap = np.stack(
-        [
-            np.maximum(read[..., 0], index * cell),
-            np.minimum(read[..., 1], (index + 1) * cell),
-        ],
-        axis=-1,
+        [np.maximum(read[..., 0], made[..., 0]), np.minimum(read[..., 1], made[..., 1])], axis=-1
     )
+    copied = np.stack([_copied(made, overlap, read), _copied(read, overlap, made)])
     producer = index @ stride
     copy = consumer * math.prod(degree for degree, _ in copies) // max(len(regions), 1)
     for degree, after in reversed(copies):
         producer = producer + copy % degree * after
         copy = copy // degree
-    return Overlaps(producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap))
+    return Overlaps(
+        producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap), copied
+    )
 
 
 def count(
@@ -86,6 +92,13 @@ def count(
     cell, _, _ = _grid(shape, axes, degrees)
     _, counts = _cells(cell, regions)
     return int(np.prod(counts, axis=1, dtype=np.int64).sum())
+
+
+def _copied(has: Regions, moved: Regions, needs: Regions) -> np.ndarray:
+    """int64 (N,): of regions that are cut from what one side has, for what the other needs."""
+    is_cut = (has[:, 1:] != moved[:, 1:]).any(axis=(1, 2))
+    is_joined = (moved != needs).any(axis=(1, 2))
+    return is_cut.astype(np.int64) + is_joined
 
 
 def _grid(

@@ -3,6 +3,8 @@
 1. A full-duplex connection is two links, one each way; a shared one (a bus) is a single link.
 2. A transfer takes the route of lowest latency, then of highest bandwidth, then of fewest links.
 3. Over its route a transfer of s bytes takes latency + s / narrowest bandwidth.
+4. Devices of one pool have one memory: a tensor is handed over, and copied only to be cut and
+   joined. The bandwidth between them is that of both copies.
 """
 
 import functools
@@ -14,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_soap.errors import TopologyError
+
+CUT_AND_JOINED = 2
+"""How often a transfer copies what is cut on one side and joined on the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,21 @@ class DeviceTopology:
                 f"{self.devices[destination].name!r}. Add the links that join them."
             )
         return route
+
+    def transfer_time_ns(
+        self, source: int, destination: int, num_bytes: int, copied: int = CUT_AND_JOINED
+    ) -> int:
+        """Time of a transfer between two different devices, by their numbers.
+
+        Args:
+            source: Has the bytes.
+            destination: Gets them.
+            num_bytes: How many.
+            copied: How often they are copied to be cut and joined, as `tasks.overlap` says.
+        """
+        if self.compute[source] == self.compute[destination]:
+            num_bytes = num_bytes * copied // CUT_AND_JOINED
+        return self.route(source, destination).time_ns(num_bytes)
 
     @functools.cached_property
     def _neighbours(self) -> dict[str, list[tuple[str, int]]]:

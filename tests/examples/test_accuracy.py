@@ -18,7 +18,9 @@ def figures(accuracy):
     return accuracy["accuracy_figures"]
 
 
-def pair(model, predicted, *measured):
+def pair(model, predicted, *turns):
+    """A pair whose turns have one step each, or those of a list."""
+    measured = [turn if isinstance(turn, list) else [turn] for turn in turns]
     return {"model": model, "strategy": "", "predicted_s": predicted, "measured_s": measured}
 
 
@@ -40,25 +42,44 @@ def test_what_was_chosen_is_compared_with_the_best_that_was_measured(figures):
     assert found["kendall_tau"] == {"a": -1.0}
 
 
-def test_the_median_of_rounds_counts_and_their_range_is_said(figures):
-    of_rounds = pair("a", 2.0, 1.0, 2.0, 4.0)
-    assert figures.measured(of_rounds) == 2.0
-    assert figures.error(of_rounds) == 0
-    assert figures.spread(of_rounds) == 0.75
+def test_the_lower_quartile_of_steps_counts_and_how_far_halves_differ_is_said(figures):
+    of_turns = pair("a", 2.0, [1.0, 9.0], [4.0, 2.0, 3.0])
+    assert figures.measured(of_turns) == 2.0
+    assert figures.error(of_turns) == 0
+    # A quarter of the way from 1 to 9, and from 2 by halves to 3.
+    assert figures.spread(of_turns) == pytest.approx((3.0 - 2.5) / 2 / 2.0)
+    assert figures.spread(pair("a", 2.0, [1.0, 9.0])) == 0
+    assert figures.cores({**of_turns, "processor_s": [[2.0, 8.0], [8.0, 5.0, 5.5]]}) == 1.5
 
 
-def test_orders_that_rounds_disagree_about_are_counted_apart(figures):
-    slow, fast, unsteady = pair("a", 3.0, 9, 9), pair("a", 1.0, 5, 5), pair("a", 2.0, 4, 6)
+def test_orders_that_rounds_do_not_agree_about_are_counted_apart(figures):
+    slow, fast = pair("a", 3.0, *[9] * 6), pair("a", 1.0, *[5] * 6)
+    unsteady = pair("a", 2.0, 4, 6, 4, 6, 6, 4)
     assert figures.order(fast, slow) == -1 == -figures.order(slow, fast)
-    # Slower in one round and faster in the other.
     assert figures.order(fast, unsteady) == 0
     found = figures.summarize([slow, fast, unsteady])
     assert (found["orders"], found["undecided_orders"]) == ({"a": 3}, {"a": 1})
     assert found["kendall_tau_of_decided"] == {"a": 1.0}
-    # Tau-b counts the tie of the medians as one.
-    assert found["kendall_tau"]["a"] == pytest.approx(2 / 6**0.5)
+    # Tau goes by the quartiles, 9, 5 and 4: one order of three is not as predicted.
+    assert found["kendall_tau"]["a"] == pytest.approx(1 / 3)
     assert "1 of 3" in figures.render(found)
     assert figures.tau_of_decided([fast, unsteady]) is None
+
+
+def test_an_order_is_decided_where_chance_would_seldom_agree_so(figures):
+    # Of 6 tosses all are alike in 1 of 32 cases, of 5 in 1 of 16, of 12 ten or more in 1 of 26.
+    assert figures.order(pair("a", 1, *[1] * 6), pair("a", 1, *[2] * 6)) == -1
+    assert figures.order(pair("a", 1, *[1] * 5), pair("a", 1, *[2] * 5)) == 0
+    mostly = pair("a", 1, *[1] * 10, *[3] * 2)
+    assert figures.order(mostly, pair("a", 1, *[2] * 12)) == -1
+    assert figures.order(pair("a", 1, *[1] * 9, *[3] * 3), pair("a", 1, *[2] * 12)) == 0
+
+
+def test_halves_of_the_rounds_have_as_many_that_went_either_way(figures):
+    # One half is rounds 0, 3, 4 and 7, the other 1, 2, 5 and 6.
+    one, other = pair("a", 1, 1, 9, 9, 1, 1, 9, 9, 1), pair("a", 1, 2, 8, 8, 2, 2, 8, 8, 2)
+    assert figures.tau_of_halves([one, other]) == -1.0
+    assert figures.tau_of_halves([pair("a", 1, 1), pair("a", 1, 2)]) is None
 
 
 def test_kendalls_tau_counts_ties_as_scipy_does(figures):
@@ -66,7 +87,7 @@ def test_kendalls_tau_counts_ties_as_scipy_does(figures):
     assert figures.kendall_tau(a, b) == pytest.approx(-0.47140452079103173)
 
 
-def test_only_the_rounds_that_are_missing_are_measured(accuracy, tmp_path, monkeypatch):
+def test_only_the_turns_that_are_missing_are_measured(accuracy, tmp_path, monkeypatch):
     worker = accuracy["accuracy_worker"]
     timed = []
 
@@ -74,11 +95,11 @@ def test_only_the_rounds_that_are_missing_are_measured(accuracy, tmp_path, monke
         def __init__(self, name, strategy, options):
             self.strategy = strategy.stem
 
-        def seconds_per_step(self):
+        def turn(self):
             if len(timed) == 3:
                 raise KeyboardInterrupt
             timed.append(self.strategy)
-            return float(len(timed))
+            return {"measured_s": [float(len(timed))], "processor_s": [0.0]}
 
     monkeypatch.setattr(worker, "_Fit", Fit)
     monkeypatch.setattr(worker, "start_devices", lambda num_devices: None)
@@ -86,13 +107,16 @@ def test_only_the_rounds_that_are_missing_are_measured(accuracy, tmp_path, monke
     options = worker.Options(num_rounds=3)
     with pytest.raises(KeyboardInterrupt):
         worker.measure("rnnlm", tmp_path, options)
-    assert timed == ["one", "other", "one"]
+    # The second round goes backwards.
+    assert timed == ["one", "other", "other"]
     timed[:] = ["", ""]
     with pytest.raises(KeyboardInterrupt):
         worker.measure("rnnlm", tmp_path, options)
-    assert timed[2:] == ["other"]
+    assert timed[2:] == ["one"]
     timed[:] = [""] * 4
     worker.measure("rnnlm", tmp_path, options)
     assert timed[4:] == ["one", "other"]
     measured = json.loads((tmp_path / "measured.json").read_text())
-    assert measured == {"one": [1.0, 3.0, 5.0], "other": [2.0, 3.0, 6.0]}
+    assert measured["one"]["measured_s"] == [[1.0], [3.0], [5.0]]
+    assert measured["other"]["measured_s"] == [[2.0], [3.0], [6.0]]
+    assert measured["other"]["processor_s"] == [[0.0]] * 3

@@ -117,6 +117,29 @@ def test_like_parts_find_the_copy_of_their_own_number():
     assert found.producer.tolist() == found.consumer.tolist() == [0, 1, 2, 3]
 
 
+def test_what_moves_whole_is_not_copied():
+    # Two parts of the rows, read by two parts alike, and the same in one part.
+    halves = np.array([[[0, 2], [0, 3]], [[2, 4], [0, 3]]])
+    whole = np.array([[[0, 4], [0, 3]]])
+    assert overlap.find((4, 3), (0, 1), (2, 1), halves).copied.tolist() == [[0, 0], [0, 0]]
+    assert overlap.find((4, 3), (0, 1), (1, 1), whole).copied.tolist() == [[0], [0]]
+
+
+def test_rows_are_cut_as_views_and_joined_by_copying():
+    #   makes: |0 1 2 3|     reads: |0 1|2 3|     and the other way round
+    halves = np.array([[[0, 2], [0, 3]], [[2, 4], [0, 3]]])
+    whole = np.array([[[0, 4], [0, 3]]])
+    assert overlap.find((4, 3), (0, 1), (1, 1), halves).copied.tolist() == [[0, 0], [1, 1]]
+    assert overlap.find((4, 3), (0, 1), (2, 1), whole).copied.tolist() == [[1, 1], [0, 0]]
+
+
+def test_columns_are_cut_and_joined_by_copying():
+    # Rows to columns: each of the four pieces is cut by columns and joined by rows, or back.
+    columns = np.array([[[0, 4], [0, 1]], [[0, 4], [1, 2]]])
+    found = overlap.find((4, 2), (0, 1), (2, 1), columns)
+    assert found.copied.tolist() == [[2, 2, 2, 2], [1, 1, 1, 1]]
+
+
 def test_a_part_that_reads_nothing_has_no_pairs():
     found = overlap.find((4,), (0,), (2,), np.array([[[2, 2]], [[0, 4]]]))
     assert found.consumer.tolist() == [1, 1]

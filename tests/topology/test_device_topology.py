@@ -1,0 +1,23 @@
+"""How long transfers take between devices that share memory, and between others."""
+
+import dataclasses
+
+from keras_soap.topology.device_topology import Connection, Device, DeviceTopology
+
+APART = DeviceTopology(
+    "two", (Device("a"), Device("b")), (Connection("link", ("a", "b"), 1e9, 50, False),)
+)
+SHARED = dataclasses.replace(
+    APART, devices=tuple(dataclasses.replace(d, pool="cores") for d in APART.devices)
+)
+
+
+def test_devices_of_a_pool_hand_over_what_moves_whole():
+    assert SHARED.transfer_time_ns(0, 1, 4000, copied=0) == 50
+    assert SHARED.transfer_time_ns(0, 1, 4000, copied=1) == 50 + 2000
+    assert SHARED.transfer_time_ns(0, 1, 4000, copied=2) == 50 + 4000
+
+
+def test_other_devices_move_all_bytes_however_they_are_cut():
+    times = {APART.transfer_time_ns(0, 1, 4000, copied) for copied in (0, 1, 2)}
+    assert times == {50 + 4000}
