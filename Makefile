@@ -10,7 +10,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test lint protos clean
+.PHONY: demo test lint style types tests protos clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,14 +24,22 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python;
 demo: $(VENV)/.installed-examples
 	$(BIN)/python examples/digits.py --output_dir=$(DEMO_OUTPUT)
 
-# For two cores: tests of several hosts, which come first, leave most of one to the others.
-test: lint
-	$(BIN)/pytest -n 3 --dist worksteal
+# Types, which keep one core busy for a minute, are checked while tests run.
+test: style
+	@$(MAKE) --no-print-directory --jobs=2 types tests
 
-lint: $(VENV)/.installed-test
+lint: style types
+
+style: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
+
+types: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# For two cores: tests of several hosts, which come first, leave most of one to the others.
+tests: $(VENV)/.installed-test
+	$(BIN)/pytest -n 3 --dist worksteal
 
 # An editable install generates the protos; nothing else is installed again.
 protos: $(VENV)/bin/python

@@ -4,8 +4,8 @@
    a change of a function that was compiled into it from another file. So compiled code is thrown
    away when any file of `strategy/` or `simulator/` has changed, or one of which it has a constant.
 2. Functions that Python does not call borrow their arrays: they make no arrays, so there are no
-   references to count, which would cost more than the work. Nothing is compiled that Python would
-   call them through, which would be most of the code.
+   references to count, which would cost more than the work. Nothing is compiled that Python or C
+   would call them through, which would be most of the code.
 3. Of processes that need the same kernel, one compiles it, and the others wait for its cache.
 """
 
@@ -44,7 +44,12 @@ def _forget_other_sources() -> None:
 _forget_other_sources()
 
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
-_BORROWING: dict[str, Any] = {**_OPTIONS, "_nrt": False, "no_cpython_wrapper": True}
+_BORROWING: dict[str, Any] = {
+    **_OPTIONS,
+    "_nrt": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 def entry(function: Callable[..., Any]) -> Any:

@@ -4,6 +4,7 @@ Tests of the middle of the package import no TensorFlow, so it is set up when co
 that a test at hand does. Threads are few: the devices share them, and workers of pytest the cores.
 """
 
+import gc
 import os
 import sys
 
@@ -12,6 +13,7 @@ from hypothesis import settings
 settings.register_profile("no clocks", deadline=None)
 settings.load_profile("no clocks")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+gc.disable()  # Until all is imported.
 
 NUM_DEVICES = 4
 
@@ -29,6 +31,10 @@ def _turn(item) -> int:
 
 
 def pytest_collection_finish(session):
+    # Modules stay: to look for garbage among them again and again would be a part in fifteen.
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
     if "tensorflow" not in sys.modules:
         return
     import tensorflow as tf

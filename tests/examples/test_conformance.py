@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from absl import app, flags
 
 from tests.examples.programs import loaded
 
@@ -36,10 +37,28 @@ def test_small_models_train_under_random_strategies_as_on_one_device():
     assert f"{len(models)} models, 1 strategies each: all passed." in done.stdout
 
 
-def test_a_difference_ends_the_program_with_the_names_of_the_models():
-    done = run("conformance.py", "--model=categories", "--num_strategies=1", "--tolerance=0")
-    assert done.returncode == 1
-    assert "Failed: categories." in done.stdout
+@pytest.fixture
+def conform(capsys):
+    """Runs `conformance.py` on one strategy in this process; gives its exit code and its output."""
+    floatx = keras.config.floatx()
+
+    def run(*arguments):
+        with loaded("conformance") as modules:
+            flags.FLAGS(["conformance.py", "--num_strategies=1", *arguments])
+            try:
+                code = modules["conformance"].main(["conformance.py"])
+            except SystemExit as end:
+                code = end.code
+        return code, capsys.readouterr().out
+
+    yield run
+    keras.config.set_floatx(floatx)
+
+
+def test_a_difference_ends_the_program_with_the_names_of_the_models(conform):
+    code, out = conform("--model=categories", "--tolerance=0")
+    assert code == 1
+    assert "Failed: categories." in out
 
 
 @pytest.mark.parametrize(
@@ -68,16 +87,17 @@ def test_weights_are_compared_by_how_they_changed(loss, weight, difference, of):
     assert found.passes(1e-4) == (difference == 0)
 
 
-def test_what_has_passed_before_is_not_trained_again(tmp_path):
-    arguments = ("--num_strategies=1", f"--json_out={tmp_path / 'results.json'}")
-    assert run("conformance.py", "--model=categories", *arguments).returncode == 0
-    done = run("conformance.py", "--model=categories,cate-gories", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "categories (1 of 1): has passed before" in done.stdout
-    assert "strategy 0:" not in done.stdout
-    other = run("conformance.py", "--model=categories", "--num_strategies=2", arguments[1])
-    assert other.returncode != 0
-    assert "Give --json_out another name" in other.stdout + other.stderr
+def test_what_has_passed_before_is_not_trained_again(conform, tmp_path):
+    json_out = f"--json_out={tmp_path / 'results.json'}"
+    code, out = conform("--model=categories", json_out)
+    assert code is None
+    assert "strategy 0:" in out
+    code, out = conform("--model=categories,cate-gories", json_out)
+    assert code is None
+    assert "categories (1 of 1): has passed before" in out
+    assert "strategy 0:" not in out
+    with pytest.raises(app.UsageError, match="Give --json_out another name"):
+        conform("--model=categories", "--num_strategies=2", json_out)
 
 
 def test_groups_name_their_models_and_nothing_is_trained_twice():

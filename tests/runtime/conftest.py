@@ -31,7 +31,8 @@ def launch(request):
 
     def run(num_clients: int, devices_per_client: int, program: str, *arguments: object):
         command = [sys.executable, "-m", "keras_soap.launch", f"--num_clients={num_clients}"]
-        command += [f"--devices_per_client={devices_per_client}", "--", sys.executable, "-m"]
+        command += [f"--devices_per_client={devices_per_client}", "--"]
+        command += [sys.executable, "-m", "tests.runtime.quick_start"]
         return subprocess.run(
             [*command, program, *map(str, arguments)],
             cwd=request.config.rootpath,

@@ -32,7 +32,7 @@ not equally large."""
 def test_training_evaluation_and_prediction_are_those_of_keras_on_every_client(
     launch, tmp_path, num_clients, devices_per_client, cases
 ):
-    # Each client compares with plain Keras itself.
+    # Client 0 compares with plain Keras itself.
     program = "tests.runtime.cluster_program"
     done = launch(num_clients, devices_per_client, program, tmp_path, *cases)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -43,7 +43,7 @@ def test_mixtures_train_as_keras_does(name, optimizer):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     # An example takes seconds, and its neighbours do not get simpler.

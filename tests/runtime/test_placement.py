@@ -22,6 +22,9 @@ BACKWARD_KERNELS = {
     "max_pooling": {"MaxPoolGrad": 1},
 }
 
+UPDATES = {"AssignSubVariableOp", "ResourceScatterSub"}
+"""How a weight changes, by a gradient of all of it or of some rows."""
+
 
 @functools.cache
 def by_scope(step: TracedStep) -> dict[str, TaskName]:
@@ -147,6 +150,6 @@ def test_each_shard_is_updated_on_its_device(subject, strategy):
         step.device_of[op]
         for op in step.operations
         if task_of(step, op.name) == TaskName(TaskKind.UPDATE, part=step.device_of[op])
-        and op.type == "AssignSubVariableOp"
+        and op.type in UPDATES
     )
     assert +updates == +expected

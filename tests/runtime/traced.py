@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import keras
 import tensorflow as tf
 
 from keras_soap.capture.losses import capture_step
@@ -78,15 +79,29 @@ def machine(nodes: Sequence[int]) -> DeviceTopology:
 
 
 @functools.cache
-def traced(subject: str, strategy: str, topology: DeviceTopology | None = None) -> TracedStep:
-    """A step of a subject, with Adam, under a named strategy, or `"anything SEED"`."""
+def traced(
+    subject: str,
+    strategy: str,
+    topology: DeviceTopology | None = None,
+    optimizer: str | None = None,
+) -> TracedStep:
+    """A step of a subject under a strategy.
+
+    Args:
+        subject: Its name.
+        strategy: A name, or `"anything SEED"`.
+        topology: The machine; that of the logical CPUs by default.
+        optimizer: Its name. By default Adam under anything, and plain SGD, whose update takes a
+            tenth of the operations, under strategies with names.
+    """
     facts = lowering(subject)
+    known = KNOWN[subject]
     if strategy in NAMED:
         chosen = NAMED[strategy](facts)
+        model = known.model(optimizer or keras.optimizers.SGD(0.05))
     else:
         chosen = anything(facts, int(strategy.removeprefix("anything ")))
-    known = KNOWN[subject]
-    model = known.model("adam")
+        model = known.model(optimizer or "adam")
     batch = first_batch(known)
     model._symbolic_build(data_batch=batch)
     step = capture_step(model, known.batch_size, *batch[1:], time_chunk=known.time_chunk)
