@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from keras_soap.capture.calls import Call, is_keras
+from keras_soap.capture.draws import draws_of_part
 from keras_soap.capture.loss_terms import TermWithoutTarget
 from keras_soap.capture.trials import other_value, random_inputs
 from keras_soap.operators.computation import collecting_losses, total_of_losses
@@ -58,7 +59,7 @@ def kind_of_losses(call: Call) -> str | None:
         if layer._call_has_training_arg:
             kwargs = {"training": True, **kwargs}
         mapping = [(variable, other_value(variable)) for variable in layer.variables]
-        with collecting_losses(layer, mapping) as scope:
+        with draws_of_part(layer, part, 4), collecting_losses(layer, mapping) as scope:
             layer(*args, **kwargs)
             losses = list(scope.losses)
         return float(total_of_losses(losses)) if losses else None
