@@ -71,14 +71,17 @@ def test_what_branches_have_in_common_is_there_once():
     assert "training" not in graph.operators[graph.index("norm")].attributes
 
 
-def compiled(model):
+def two_heads():
+    heads = branching.TwoHeads()
+    x = keras.Input((WIDTH,))
+    heads(x, training=True)
+    model = keras.Model(x, heads(x))
     model.compile("sgd", "mse")
     return model
 
 
 def test_a_step_does_not_run_the_other_modes_branch():
-    x = keras.Input((WIDTH,))
-    model = compiled(keras.Model(x, branching.TwoHeads()(x)))
+    model = two_heads()
     in_training = kinds(capture_for_planning(model, BATCH, training=True))
     in_inference = kinds(capture_for_planning(model, BATCH, training=False))
     names = [f"two_heads/{name}" for name in ("hidden", "taught", "fixed", "by_mode")]
@@ -87,9 +90,7 @@ def test_a_step_does_not_run_the_other_modes_branch():
 
 
 def test_no_gradient_goes_to_the_other_modes_branch():
-    x = keras.Input((WIDTH,))
-    model = compiled(keras.Model(x, branching.TwoHeads()(x)))
-    graph = capture_for_planning(model, BATCH, training=True)
+    graph = capture_for_planning(two_heads(), BATCH, training=True)
     number = graph.index("two_heads/by_mode")
     assert [graph.carries_gradient[edge.index] for edge in graph.in_edges[number]] == [True, False]
     assert not graph.has_backward[graph.index("two_heads/fixed")]

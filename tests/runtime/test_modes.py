@@ -28,7 +28,8 @@ WIDTH = 8
 def built(make):
     def build():
         model = make()
-        model(np.ones((1, WIDTH), "float32"))
+        for training in (False, True):
+            model(np.ones((1, WIDTH), "float32"), training=training)
         return model
 
     return build
