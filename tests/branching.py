@@ -148,3 +148,19 @@ class Autoencoder(keras.Model):
         x = self.encoder(inputs)
         z = self.sampling([self.mean(x), self.log_variance(x)], training=training)
         return self.decoder(z)
+
+
+class Variational(Autoencoder):
+    """Adds the divergence of what it samples from; in training alone, or always."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.always = always
+
+    def call(self, inputs, training=None):
+        x = self.encoder(inputs)
+        mean, log_variance = self.mean(x), self.log_variance(x)
+        if training or self.always:
+            kl = ops.square(mean) + ops.exp(log_variance) - log_variance - 1
+            self.add_loss(0.05 * ops.mean(ops.sum(kl, axis=-1)))
+        return self.decoder(self.sampling([mean, log_variance], training=training))

@@ -4,8 +4,12 @@ A layer that does so is an operator that makes its losses as one more output: fo
 samples a share of them (see `operators.fallback`). It is split by sample if a trial shows that its
 losses are means over samples, or sums; else it runs whole. An operator of kind loss adds the shares
 up.
+
+A model that does so itself is opened up: what it adds is made by operators like all else.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +36,17 @@ class AddedTerm(TermWithoutTarget):
 
     def value(self, inputs: Any) -> Any:
         return keras.ops.sum(inputs[0])
+
+
+@contextlib.contextmanager
+def recorded_losses(layer: keras.Layer) -> Iterator[list[Any]]:
+    """Collects what the traced `call` of a layer adds to the loss itself."""
+    losses: list[Any] = []
+    vars(layer)["add_loss"] = lambda loss: losses.extend(keras.tree.flatten(loss))
+    try:
+        yield losses
+    finally:
+        del vars(layer)["add_loss"]
 
 
 def kind_of_losses(call: Call) -> str | None:

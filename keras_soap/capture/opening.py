@@ -3,8 +3,8 @@
 `call` runs once on symbolic tensors, which records every layer and operation that it calls, as
 when a functional model is made. This is taken for what the layer does only if
 
-1. nothing in it depends on values, adds losses, or changes states on the way, but for random
-   numbers that it draws (see `draws`);
+1. nothing in it depends on values, or changes states on the way, but for random numbers that it
+   draws (see `draws`), and only a model adds losses;
 2. all of its weights belong to layers that it calls, or are operands of its operations, with
    symbols or without (`ops.transpose(weight)`): a weight whose value was read is a constant to the
    trace;
@@ -33,8 +33,10 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.backend.common.variables import Variable as BaseVariable
 from keras.src.layers.layer import CallSpec
 from keras.src.ops.function import Function
+from keras.src.ops.function import _build_map as build_map
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
+from keras_soap.capture.added_losses import recorded_losses
 from keras_soap.capture.calls import Call, exact_shapes, nodes_of
 from keras_soap.capture.draws import recorded_draws
 from keras_soap.capture.modes import merged
@@ -53,8 +55,18 @@ class TracingError(Exception):
     """A `call` that cannot be traced, with the reason."""
 
 
-def open_call(call: Call, batch_size: int) -> Function:
-    """What a call of a layer is made of: from its inputs, and then their masks, to its outputs.
+class OpenedCall(Function):
+    """What a call is made of: from its inputs, and then their masks, to its outputs.
+
+    Attributes:
+        added_loss: What the call of a model adds to the loss, as one more tensor; None if nothing.
+    """
+
+    added_loss: Any = None
+
+
+def open_call(call: Call, batch_size: int) -> OpenedCall:
+    """What a call is made of.
 
     Args:
         call: Of a layer or model.
@@ -92,7 +104,7 @@ def open_call(call: Call, batch_size: int) -> Function:
     raise failed
 
 
-def _opened(call: Call, batch_size: int, by_mode: bool) -> Function:
+def _opened(call: Call, batch_size: int, by_mode: bool) -> OpenedCall:
     """A trace that is right, as a trial has shown."""
     function = _trace(call, by_mode)
     _check_weights(call.operation, function)
@@ -105,7 +117,7 @@ def _opened(call: Call, batch_size: int, by_mode: bool) -> Function:
     return function
 
 
-def _is_right(call: Call, function: Function, batch_size: int, by_mode: bool) -> bool:
+def _is_right(call: Call, function: OpenedCall, batch_size: int, by_mode: bool) -> bool:
     """Whether a trial, on few samples if it can be, shows no difference."""
     if batch_size > _TRIAL_SAMPLES:
         small = call.with_batch(batch_size, _TRIAL_SAMPLES)
@@ -114,7 +126,7 @@ def _is_right(call: Call, function: Function, batch_size: int, by_mode: bool) ->
     return computes_the_same(call, function, autocast_of(call.operation))
 
 
-def _trace(call: Call, by_mode: bool) -> Function:
+def _trace(call: Call, by_mode: bool) -> OpenedCall:
     """Runs `call` of a layer on symbols; in both modes, or in none in particular."""
     layer = call.operation
     symbols = call.symbols()
@@ -123,17 +135,22 @@ def _trace(call: Call, by_mode: bool) -> Function:
     run = _RECIPES.get(type(layer), type(layer).call)
     inner = list(layer._flatten_layers())
 
-    def traced(**mode: bool) -> Any:
+    def traced(**mode: bool) -> tuple[Any, Any]:
+        """What `call` returns, and what it adds to the loss."""
         args, kwargs = call.fill(symbols[: len(call.inputs)])
         args, kwargs = _as_called(layer, args, {**kwargs, **mode})
         autocast = autocast_of(layer)
         with (
             AutocastScope(autocast) if autocast else contextlib.nullcontext(),
             recorded_draws(layer),
+            recorded_losses(layer) as losses,
         ):
             structure = run(layer, *args, **kwargs)
-        _function(symbols, structure)  # Masks are arguments from now on.
-        return structure
+            if losses and not isinstance(layer, keras.Model):
+                raise TracingError("it calls add_loss()")
+            added = _total(losses) if losses else None
+        _function(symbols, structure, added)  # Masks are arguments from now on.
+        return structure, added
 
     with (
         _forgetting_nodes(inner),
@@ -142,12 +159,13 @@ def _trace(call: Call, by_mode: bool) -> Function:
         StatelessScope(collect_losses=True) as scope,
     ):
         try:
-            structure = (
-                merged(symbols, traced(training=True), traced(training=False))
-                if by_mode
-                else traced()
-            )
-            function = _function(symbols, structure)
+            if by_mode:
+                structure, added = _merged(symbols, traced(training=True), traced(training=False))
+            else:
+                structure, added = traced()
+            function = _function(symbols, structure, added)
+        except TracingError:
+            raise
         except Exception as error:
             raise TracingError(
                 f"tracing it raised {type(error).__name__}: {brief(error)}"
@@ -156,17 +174,60 @@ def _trace(call: Call, by_mode: bool) -> Function:
         layer_losses = {id(loss) for loss in scope.losses}
         for one in inner:
             one._loss_ids -= layer_losses
-        raise TracingError("it calls add_loss()")
+        raise TracingError("it calls add_loss() of another layer")
     if scope.state_mapping:
         raise TracingError("it changes states outside of inner layers")
     return function
 
 
-def _function(symbols: Sequence[Any], structure: Any) -> Function:
+def _total(losses: Sequence[Any]) -> Any:
+    """The sum of what a `call` adds to the loss, as Keras's trainer sums it up: a vector of one."""
+    sums = [keras.ops.sum(loss) if loss.shape else loss for loss in losses]
+    return keras.ops.reshape(functools.reduce(keras.ops.add, sums), (1,))
+
+
+def _merged(symbols: Sequence[Any], *modes: tuple[Any, Any]) -> tuple[Any, Any]:
+    """What both modes return and add to the loss, which may be nothing in one of them."""
+    losses = [added for _, added in modes if added is not None]
+    if not losses:
+        return merged(symbols, *(structure for structure, _ in modes)), None
+    if len(losses) < len(modes):
+        zeros = keras.ops.zeros_like(keras.ops.cast(symbols[0], losses[0].dtype))
+        losses.append(keras.ops.reshape(keras.ops.sum(zeros), (1,)))
+    added = [losses[-1] if added is None else added for _, added in modes]
+    structures = (structure for structure, _ in modes)
+    return merged(symbols, *([*pair] for pair in zip(structures, added, strict=True)))
+
+
+def _function(symbols: Sequence[Any], structure: Any, added: Any) -> OpenedCall:
     """The graph that has been recorded, between symbols and what `call` gave."""
-    _show_calls_on_weights(structure)
-    function = Function(symbols, structure)
-    return Function(symbols, structure) if _show_masks(function) else function
+    made = [structure] if added is None else [structure, added]
+    _show_calls_on_weights(made)
+    with _unlike_names(symbols, made):
+        function = OpenedCall(symbols, made)
+        if _show_masks(function):
+            function = OpenedCall(symbols, made)
+    function._outputs_struct = structure
+    function._outputs = keras.tree.flatten(structure)
+    function.added_loss = added
+    return function
+
+
+@contextlib.contextmanager
+def _unlike_names(symbols: Sequence[Any], structure: Any) -> Iterator[None]:
+    """Gives operations other names for a while: those of a graph must differ, for Keras.
+
+    Layers inside of another may have one name, or that of an operation, such as "mean".
+    """
+    nodes, _ = build_map(list(symbols), keras.tree.flatten(structure))
+    names = {node.operation: node.operation.name for node in nodes}
+    try:
+        for number, operation in enumerate(names):
+            vars(operation)["name"] = f"{number}"
+        yield
+    finally:
+        for operation, name in names.items():
+            vars(operation)["name"] = name
 
 
 def brief(error: Exception) -> str:

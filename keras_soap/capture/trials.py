@@ -113,7 +113,10 @@ def computes_the_same(call: Call, function: Function, autocast: str | None) -> b
 
     def traced(training: bool) -> Any:
         with AutocastScope(autocast) if autocast else contextlib.nullcontext():
-            return evaluate(function, values, call.fixed.get("training", training))
+            outputs = evaluate(function, values, call.fixed.get("training", training))
+        if len(outputs) > len(function.outputs):
+            layer.add_loss(outputs.pop())
+        return outputs
 
     for training in (False, True):
         with fixed_draws():
@@ -126,7 +129,11 @@ def computes_the_same(call: Call, function: Function, autocast: str | None) -> b
 
 
 def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[Any]:
-    """Runs a graph node by node, as its operators will: without masks that it does not show."""
+    """Runs a graph node by node, as its operators will: without masks that it does not show.
+
+    Returns:
+        Its outputs, and last what it adds to the loss, if anything.
+    """
     tensors = {id(x): value for x, value in zip(function.inputs, inputs, strict=True)}
     for node in _nodes_in_mode(function, training):
         args, kwargs = node.arguments.fill_in(tensors)
@@ -136,13 +143,18 @@ def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[
         for output in outputs:
             set_keras_mask(output, None)
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
-    return [tensors[id(x)] for x in function.outputs]
+    return [tensors[id(x)] for x in _made_by(function)]
+
+
+def _made_by(function: Function) -> list[Any]:
+    added = getattr(function, "added_loss", None)
+    return [*function.outputs, *([] if added is None else [added])]
 
 
 def _nodes_in_mode(function: Function, training: bool) -> list[Any]:
     """The recorded calls that a mode needs, in order."""
     nodes = nodes_of(function)
-    read = {id(x) for x in function.outputs}
+    read = {id(x) for x in _made_by(function)}
     needed = []
     for node in reversed(nodes):
         if read.isdisjoint(map(id, node.outputs)):
@@ -170,7 +182,7 @@ def _run(layer: keras.Layer, run: Callable[[bool], Any], training: bool) -> list
         states = [scope.get_current_value(variable) for variable in variables]
     for inner in layer._flatten_layers():
         inner._loss_ids -= set(map(id, scope.losses))
-    loss = np.sum([float(loss) for loss in scope.losses])
+    loss = np.sum([np.sum(keras.ops.convert_to_numpy(loss)) for loss in scope.losses])
     return [*map(keras.ops.convert_to_numpy, (*outputs, *states)), loss]
 
 

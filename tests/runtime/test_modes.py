@@ -65,6 +65,12 @@ SUBJECTS = {
     # What comes before a batch normalization, which centres it, has a bias without a gradient.
     "branching, classifier": Subject(built(branching.Classifier), compiled, data(WIDTH)),
     "branching, heads": Subject(built(branching.TwoHeads), compiled, data(WIDTH)),
+    "branching, adds loss": Subject(
+        built(lambda: branching.Variational(always=True)), compiled, data(WIDTH)
+    ),
+    "branching, adds loss in training": Subject(
+        built(lambda: branching.Variational(always=False)), compiled, data(WIDTH)
+    ),
     "branching, autoencoder": Subject(built(branching.Autoencoder), compiled, data(WIDTH)),
 }
 KNOWN |= SUBJECTS
