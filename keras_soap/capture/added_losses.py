@@ -4,8 +4,12 @@ A layer that does so is an operator that makes its losses as one more output: fo
 samples a share of them (see `operators.fallback`). It is split by sample if a trial shows that its
 losses are means over samples, or sums; else it runs whole. An operator of kind loss adds the shares
 up.
+
+A model that does so itself is opened up: what it adds is made by operators like all else.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from keras_soap.capture.calls import Call, is_keras
+from keras_soap.capture.draws import draws_of_part
 from keras_soap.capture.loss_terms import TermWithoutTarget
 from keras_soap.capture.trials import other_value, random_inputs
 from keras_soap.operators.computation import collecting_losses, total_of_losses
@@ -31,6 +36,17 @@ class AddedTerm(TermWithoutTarget):
 
     def value(self, inputs: Any) -> Any:
         return keras.ops.sum(inputs[0])
+
+
+@contextlib.contextmanager
+def recorded_losses(layer: keras.Layer) -> Iterator[list[Any]]:
+    """Collects what the traced `call` of a layer adds to the loss itself."""
+    losses: list[Any] = []
+    vars(layer)["add_loss"] = lambda loss: losses.extend(keras.tree.flatten(loss))
+    try:
+        yield losses
+    finally:
+        del vars(layer)["add_loss"]
 
 
 def kind_of_losses(call: Call) -> str | None:
@@ -58,7 +74,7 @@ def kind_of_losses(call: Call) -> str | None:
         if layer._call_has_training_arg:
             kwargs = {"training": True, **kwargs}
         mapping = [(variable, other_value(variable)) for variable in layer.variables]
-        with collecting_losses(layer, mapping) as scope:
+        with draws_of_part(layer, part, 4), collecting_losses(layer, mapping) as scope:
             layer(*args, **kwargs)
             losses = list(scope.losses)
         return float(total_of_losses(losses)) if losses else None

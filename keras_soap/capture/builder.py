@@ -73,6 +73,8 @@ class GraphBuilder:
         """Of calls with an activity regularizer: name of the call, layer, each of the outputs."""
         self.added_losses: list[tuple[str, keras.Layer, Traced]] = []
         """Of calls that add losses: name of the call, layer, and the losses."""
+        self.model_loss: Traced | None = None
+        """What `call` of the model itself adds to the loss."""
         self.time_blocks = None if time_chunk is None else TimeBlocks(self, time_chunk)
 
     def add_model(self, model: keras.Model) -> tuple[list[int], list[Traced], Any]:
@@ -89,6 +91,8 @@ class GraphBuilder:
         self._function = function
         self._place = _Place("", None, autocast, tensors, is_graph=has_graph(model))
         self._trace(function, self._place)
+        added = getattr(function, "added_loss", None)
+        self.model_loss = None if added is None else tensors[id(added)]
         outputs = [tensors[id(tensor)] for tensor in function.outputs]
         structure = keras.tree.pack_sequence_as(function._outputs_struct, list(range(len(outputs))))
         return inputs, outputs, structure

@@ -245,8 +245,8 @@ def exact_shapes(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def is_keras(operation: Any) -> bool:
-    """Whether a layer or operation is Keras's own."""
-    return type(operation).__module__.partition(".")[0] == "keras"
+    """Whether a layer or operation is Keras's own, or one that stands for what Keras does."""
+    return type(operation).__module__.partition(".")[0] in ("keras", "keras_soap")
 
 
 def _einsum_shape(layer: keras.layers.EinsumDense, input_shape: Any) -> tuple[int | None, ...]:

@@ -1,5 +1,6 @@
 """What capture gives."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 
 from keras_soap.capture.calls import Arguments
 from keras_soap.graph.operator_graph import OperatorGraph, TensorRef
+from keras_soap.graph.unread import mark_unread
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,12 @@ class CapturedModel:
     inputs: tuple[int, ...]
     outputs: tuple[tuple[TensorRef, ...], ...]
     output_structure: Any
+
+    def in_evaluation(self) -> "CapturedModel":
+        """The same, with losses, as an evaluation runs it."""
+        return dataclasses.replace(self, graph=mark_unread(self.graph, training=False))
+
+    def in_prediction(self) -> "CapturedModel":
+        """The same, without losses, as a prediction runs it."""
+        given = {ref.operator for refs in self.outputs for ref in refs}
+        return dataclasses.replace(self, graph=mark_unread(self.graph, False, given))

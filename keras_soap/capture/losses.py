@@ -119,7 +119,7 @@ def capture_step(
         losses.append(of_loss)
         more_metrics += of_metrics
     losses += penalties.add_activity_losses(builder)
-    losses += penalties.add_added_losses(builder)
+    losses += penalties.add_added_losses(model, builder)
     penalties.check_all_captured(model, builder)
     if any(metrics.values()):
         raise CaptureError(

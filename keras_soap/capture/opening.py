@@ -3,14 +3,17 @@
 `call` runs once on symbolic tensors, which records every layer and operation that it calls, as
 when a functional model is made. This is taken for what the layer does only if
 
-1. nothing in it depends on values, adds losses, or changes states on the way;
+1. nothing in it depends on values, or changes states on the way, but for random numbers that it
+   draws (see `draws`), and only a model adds losses;
 2. all of its weights belong to layers that it calls, or are operands of its operations, with
    symbols or without (`ops.transpose(weight)`): a weight whose value was read is a constant to the
    trace;
 3. the layers that it calls are handed the masks that they read;
 4. a trial gives the same outputs and states, in inference and in training, with weights of other
-   values than in the trace: a branch on `training` would show, and a weight that another operation
-   is called on first.
+   values than in the trace: a branch on `training` shows, and a weight that another operation is
+   called on first.
+
+A `call` that branches on `training` is run once in each mode (see `modes`), and tried again.
 
 Otherwise the layer stays closed, and `TracingError` says why.
 """
@@ -30,9 +33,13 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.backend.common.variables import Variable as BaseVariable
 from keras.src.layers.layer import CallSpec
 from keras.src.ops.function import Function
+from keras.src.ops.function import _build_map as build_map
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
+from keras_soap.capture.added_losses import recorded_losses
 from keras_soap.capture.calls import Call, exact_shapes, nodes_of
+from keras_soap.capture.draws import recorded_draws
+from keras_soap.capture.modes import merged
 from keras_soap.capture.trials import computes_the_same
 from keras_soap.operators.computation import read_variables
 
@@ -40,14 +47,26 @@ _TRIAL_SAMPLES = 4
 
 _tried: "weakref.WeakKeyDictionary[keras.Layer, dict[str, str]]" = weakref.WeakKeyDictionary()
 """By layer and call why it cannot be opened; `""` if it can be. Models are captured repeatedly."""
+_branching: "weakref.WeakKeyDictionary[keras.Layer, set[str]]" = weakref.WeakKeyDictionary()
+"""By layer the calls that are traced in both modes."""
 
 
 class TracingError(Exception):
     """A `call` that cannot be traced, with the reason."""
 
 
-def open_call(call: Call, batch_size: int) -> Function:
-    """What a call of a layer is made of: from its inputs, and then their masks, to its outputs.
+class OpenedCall(Function):
+    """What a call is made of: from its inputs, and then their masks, to its outputs.
+
+    Attributes:
+        added_loss: What the call of a model adds to the loss, as one more tensor; None if nothing.
+    """
+
+    added_loss: Any = None
+
+
+def open_call(call: Call, batch_size: int) -> OpenedCall:
+    """What a call is made of.
 
     Args:
         call: Of a layer or model.
@@ -62,40 +81,77 @@ def open_call(call: Call, batch_size: int) -> Function:
     tried = _tried.setdefault(layer, {})
     if tried.get(call.key):
         raise TracingError(tried[call.key])
-    try:
-        function = _trace(call)
-        _check_weights(layer, function)
-        if call.key not in tried:
-            _try(call, function, batch_size)
-    except TracingError as error:
-        tried[call.key] = str(error)
-        raise
-    tried[call.key] = ""
+    branching = _branching.setdefault(layer, set())
+    if call.key in tried:
+        ways = [call.key in branching]
+    elif layer._call_has_training_arg and "training" not in call.fixed:
+        ways = [False, True]
+    else:
+        ways = [False]
+    failed = None
+    for by_mode in ways:
+        try:
+            function = _opened(call, batch_size, by_mode)
+        except TracingError as error:
+            failed = error
+            continue
+        tried[call.key] = ""
+        if by_mode:
+            branching.add(call.key)
+        return function
+    assert failed is not None
+    tried[call.key] = str(failed)
+    raise failed
+
+
+def _opened(call: Call, batch_size: int, by_mode: bool) -> OpenedCall:
+    """A trace that is right, as a trial has shown."""
+    function = _trace(call, by_mode)
+    _check_weights(call.operation, function)
+    is_known = call.key in _tried[call.operation]
+    if not is_known and not _is_right(call, function, batch_size, by_mode):
+        raise TracingError(
+            "a trial gives other outputs or states than its operations, as when call() reads the "
+            "value of a weight, or does something without Keras"
+        )
     return function
 
 
-def _try(call: Call, function: Function, batch_size: int) -> None:
-    """Raises `TracingError` if a trial, on few samples if it can be, shows a difference."""
+def _is_right(call: Call, function: OpenedCall, batch_size: int, by_mode: bool) -> bool:
+    """Whether a trial, on few samples if it can be, shows no difference."""
     if batch_size > _TRIAL_SAMPLES:
         small = call.with_batch(batch_size, _TRIAL_SAMPLES)
         if small is not None:
-            call, function = small, _trace(small)
-    if not computes_the_same(call, function, autocast_of(call.operation)):
-        raise TracingError(
-            "a trial gives other outputs or states than its operations, as when call() does "
-            "something else in training, or reads the value of a weight"
-        )
+            call, function = small, _trace(small, by_mode)
+    return computes_the_same(call, function, autocast_of(call.operation))
 
 
-def _trace(call: Call) -> Function:
-    """Runs `call` of a layer on symbols."""
+def _trace(call: Call, by_mode: bool) -> OpenedCall:
+    """Runs `call` of a layer on symbols; in both modes, or in none in particular."""
     layer = call.operation
     symbols = call.symbols()
     for number, mask in zip(call.masked, symbols[len(call.inputs) :], strict=True):
         set_keras_mask(symbols[number], mask)
     run = _RECIPES.get(type(layer), type(layer).call)
-    args, kwargs = call.fill(symbols[: len(call.inputs)])
     inner = list(layer._flatten_layers())
+
+    def traced(**mode: bool) -> tuple[Any, Any]:
+        """What `call` returns, and what it adds to the loss."""
+        args, kwargs = call.fill(symbols[: len(call.inputs)])
+        args, kwargs = _as_called(layer, args, {**kwargs, **mode})
+        autocast = autocast_of(layer)
+        with (
+            AutocastScope(autocast) if autocast else contextlib.nullcontext(),
+            recorded_draws(layer),
+            recorded_losses(layer) as losses,
+        ):
+            structure = run(layer, *args, **kwargs)
+            if losses and not isinstance(layer, keras.Model):
+                raise TracingError("it calls add_loss()")
+            added = _total(losses) if losses else None
+        _function(symbols, structure, added)  # Masks are arguments from now on.
+        return structure, added
+
     with (
         _forgetting_nodes(inner),
         exact_shapes(inner),
@@ -103,14 +159,13 @@ def _trace(call: Call) -> Function:
         StatelessScope(collect_losses=True) as scope,
     ):
         try:
-            args, kwargs = _as_called(layer, args, kwargs)
-            autocast = autocast_of(layer)
-            with AutocastScope(autocast) if autocast else contextlib.nullcontext():
-                structure = run(layer, *args, **kwargs)
-            _show_calls_on_weights(structure)
-            function = Function(symbols, structure)
-            if _show_masks(function):
-                function = Function(symbols, structure)
+            if by_mode:
+                structure, added = _merged(symbols, traced(training=True), traced(training=False))
+            else:
+                structure, added = traced()
+            function = _function(symbols, structure, added)
+        except TracingError:
+            raise
         except Exception as error:
             raise TracingError(
                 f"tracing it raised {type(error).__name__}: {brief(error)}"
@@ -119,10 +174,60 @@ def _trace(call: Call) -> Function:
         layer_losses = {id(loss) for loss in scope.losses}
         for one in inner:
             one._loss_ids -= layer_losses
-        raise TracingError("it calls add_loss()")
+        raise TracingError("it calls add_loss() of another layer")
     if scope.state_mapping:
-        raise TracingError("it changes states, or draws random numbers, outside of inner layers")
+        raise TracingError("it changes states outside of inner layers")
     return function
+
+
+def _total(losses: Sequence[Any]) -> Any:
+    """The sum of what a `call` adds to the loss, as Keras's trainer sums it up: a vector of one."""
+    sums = [keras.ops.sum(loss) if loss.shape else loss for loss in losses]
+    return keras.ops.reshape(functools.reduce(keras.ops.add, sums), (1,))
+
+
+def _merged(symbols: Sequence[Any], *modes: tuple[Any, Any]) -> tuple[Any, Any]:
+    """What both modes return and add to the loss, which may be nothing in one of them."""
+    losses = [added for _, added in modes if added is not None]
+    if not losses:
+        return merged(symbols, *(structure for structure, _ in modes)), None
+    if len(losses) < len(modes):
+        zeros = keras.ops.zeros_like(keras.ops.cast(symbols[0], losses[0].dtype))
+        losses.append(keras.ops.reshape(keras.ops.sum(zeros), (1,)))
+    added = [losses[-1] if added is None else added for _, added in modes]
+    structures = (structure for structure, _ in modes)
+    return merged(symbols, *([*pair] for pair in zip(structures, added, strict=True)))
+
+
+def _function(symbols: Sequence[Any], structure: Any, added: Any) -> OpenedCall:
+    """The graph that has been recorded, between symbols and what `call` gave."""
+    made = [structure] if added is None else [structure, added]
+    _show_calls_on_weights(made)
+    with _unlike_names(symbols, made):
+        function = OpenedCall(symbols, made)
+        if _show_masks(function):
+            function = OpenedCall(symbols, made)
+    function._outputs_struct = structure
+    function._outputs = keras.tree.flatten(structure)
+    function.added_loss = added
+    return function
+
+
+@contextlib.contextmanager
+def _unlike_names(symbols: Sequence[Any], structure: Any) -> Iterator[None]:
+    """Gives operations other names for a while: those of a graph must differ, for Keras.
+
+    Layers inside of another may have one name, or that of an operation, such as "mean".
+    """
+    nodes, _ = build_map(list(symbols), keras.tree.flatten(structure))
+    names = {node.operation: node.operation.name for node in nodes}
+    try:
+        for number, operation in enumerate(names):
+            vars(operation)["name"] = f"{number}"
+        yield
+    finally:
+        for operation, name in names.items():
+            vars(operation)["name"] = name
 
 
 def brief(error: Exception) -> str:

@@ -4,7 +4,7 @@
    sum over elements (L1, L2, L1L2), the activity can be split along any axis; Keras divides by the
    samples of the batch, and so does each part: by those of the whole batch.
 2. Regularizers of weights are no operators. `runtime.penalties` adds them up, once for each region.
-3. What layers add with `add_loss` is an output of theirs (see `added_losses`), and here a loss.
+3. What layers and the model add with `add_loss` is an output (see `added_losses`), here a loss.
 """
 
 from dataclasses import dataclass
@@ -80,8 +80,11 @@ def add_activity_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
     return losses
 
 
-def add_added_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
-    """Adds operators for what layers add to the loss themselves; gives the number of each."""
+def add_added_losses(model: keras.Model, builder: GraphBuilder) -> list[tuple[int, ...]]:
+    """Adds operators for what layers, and the model, add to the loss; gives the number of each."""
+    added = list(builder.added_losses)
+    if builder.model_loss is not None:
+        added.append((builder.name, model, builder.model_loss))
     return [
         (
             builder.add(
@@ -99,13 +102,15 @@ def add_added_losses(builder: GraphBuilder) -> list[tuple[int, ...]]:
                 AddedTerm(layer),
             ),
         )
-        for name, layer, shares in builder.added_losses
+        for name, layer, shares in added
     ]
 
 
 def check_all_captured(model: keras.Model, builder: GraphBuilder) -> None:
     """Raises `CaptureError` if a layer adds losses in a way that the graph does not show."""
     captured = {id(layer) for _, layer, _ in builder.activities}
+    if builder.model_loss is not None:
+        captured.add(id(model))
     for _, layer, _ in builder.added_losses:
         captured |= {id(inner) for inner in layer._flatten_layers()}
     for layer in model._flatten_layers():

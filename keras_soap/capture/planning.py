@@ -38,7 +38,7 @@ def capture_with_layers(
     # Says what is wrong with a model, if anything.
     forward = capture(model, batch_size, time_chunk)
     if not training:
-        return forward
+        return forward.in_prediction()
     if isinstance(model, keras.Sequential):
         inputs, outputs = model.inputs[0], model.outputs[0]
     else:

@@ -16,6 +16,8 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.ops.function import Function
 
 from keras_soap.capture.calls import Arguments, Call, nodes_of, recorded_mode
+from keras_soap.capture.draws import draws_of_part, fixed_draws
+from keras_soap.capture.modes import ByMode
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import TensorSpec
 
@@ -52,7 +54,10 @@ def treats_samples_alone(
             if operation._call_has_training_arg:
                 kwargs = _in_mode(kwargs, True)
             mapping = [(variable, other_value(variable)) for variable in operation.variables]
-            with StatelessScope(mapping, initialize_variables=False) as scope:
+            with (
+                draws_of_part(operation, part, 4),
+                StatelessScope(mapping, initialize_variables=False) as scope,
+            ):
                 made = operation(*args, **kwargs)
             if any(
                 "seed" not in v.path and not np.array_equal(before, scope.get_current_value(v))
@@ -62,8 +67,8 @@ def treats_samples_alone(
             if set(scope.state_mapping) - {id(variable) for variable, _ in mapping}:
                 raise CaptureError(
                     f"Layer {operation.name!r} of type {type(operation).__name__} changes "
-                    "variables that are not its weights, such as metrics or Keras's global seed. "
-                    "Make them with add_weight(), or a keras.random.SeedGenerator of its own."
+                    "variables that are not its weights, such as metrics. Make them with "
+                    "add_weight()."
                 )
         return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(made)]
 
@@ -85,9 +90,9 @@ def treats_samples_alone(
 def computes_the_same(call: Call, function: Function, autocast: str | None) -> bool:
     """Whether what was traced gives what `call` gives, in training and in inference.
 
-    Outputs are compared, and what becomes of states, such as moving averages and seeds: both begin
-    with the same seeds, and so must draw the same numbers. Weights have other values than when it
-    was traced: what a trace makes of a weight's value is a constant to it.
+    Outputs are compared, and what becomes of states, such as moving averages. Both draw the same
+    random numbers. Weights have other values than when it was traced: what a trace makes of a
+    weight's value is a constant to it.
 
     Args:
         call: Of a layer.
@@ -108,10 +113,14 @@ def computes_the_same(call: Call, function: Function, autocast: str | None) -> b
 
     def traced(training: bool) -> Any:
         with AutocastScope(autocast) if autocast else contextlib.nullcontext():
-            return evaluate(function, values, call.fixed.get("training", training))
+            outputs = evaluate(function, values, call.fixed.get("training", training))
+        if len(outputs) > len(function.outputs):
+            layer.add_loss(outputs.pop())
+        return outputs
 
     for training in (False, True):
-        expected, found = (_run(layer, run, training) for run in (called, traced))
+        with fixed_draws():
+            expected, found = (_run(layer, run, training) for run in (called, traced))
         if [x.shape for x in expected] != [x.shape for x in found]:
             return False
         if not all(map(_close, expected, found)):
@@ -120,9 +129,13 @@ def computes_the_same(call: Call, function: Function, autocast: str | None) -> b
 
 
 def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[Any]:
-    """Runs a graph node by node, as its operators will: without masks that it does not show."""
+    """Runs a graph node by node, as its operators will: without masks that it does not show.
+
+    Returns:
+        Its outputs, and last what it adds to the loss, if anything.
+    """
     tensors = {id(x): value for x, value in zip(function.inputs, inputs, strict=True)}
-    for node in nodes_of(function):
+    for node in _nodes_in_mode(function, training):
         args, kwargs = node.arguments.fill_in(tensors)
         if isinstance(node.operation, keras.Layer):
             kwargs = _in_mode({**kwargs, "training": recorded_mode(node)}, training)
@@ -130,7 +143,28 @@ def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[
         for output in outputs:
             set_keras_mask(output, None)
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
-    return [tensors[id(x)] for x in function.outputs]
+    return [tensors[id(x)] for x in _made_by(function)]
+
+
+def _made_by(function: Function) -> list[Any]:
+    added = getattr(function, "added_loss", None)
+    return [*function.outputs, *([] if added is None else [added])]
+
+
+def _nodes_in_mode(function: Function, training: bool) -> list[Any]:
+    """The recorded calls that a mode needs, in order."""
+    nodes = nodes_of(function)
+    read = {id(x) for x in _made_by(function)}
+    needed = []
+    for node in reversed(nodes):
+        if read.isdisjoint(map(id, node.outputs)):
+            continue
+        needed.append(node)
+        tensors = node.input_tensors
+        if isinstance(node.operation, ByMode):
+            tensors = [tensors[0 if training else 1]]
+        read |= set(map(id, tensors))
+    return needed[::-1]
 
 
 def _in_mode(kwargs: dict[str, Any], training: bool) -> dict[str, Any]:
@@ -148,7 +182,7 @@ def _run(layer: keras.Layer, run: Callable[[bool], Any], training: bool) -> list
         states = [scope.get_current_value(variable) for variable in variables]
     for inner in layer._flatten_layers():
         inner._loss_ids -= set(map(id, scope.losses))
-    loss = np.sum([float(loss) for loss in scope.losses])
+    loss = np.sum([np.sum(keras.ops.convert_to_numpy(loss)) for loss in scope.losses])
     return [*map(keras.ops.convert_to_numpy, (*outputs, *states)), loss]
 
 

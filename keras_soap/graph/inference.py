@@ -1,13 +1,17 @@
 """Operator graphs as inference runs them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from keras_soap.graph.operator_graph import LOSS_KINDS, OperatorGraph, TensorRef
-from keras_soap.graph.unread import as_read
+from keras_soap.graph.unread import BY_MODE, as_read, mark_unread
 
 
 def forward_part(graph: OperatorGraph) -> OperatorGraph:
-    """A graph without its losses, and without inputs that only they read, such as targets."""
+    """A graph without its losses, and without inputs that only they read, such as targets.
+
+    What only training needs, as after a branch on `training`, is unread.
+    """
     kept = [
         number
         for number, operator in enumerate(graph.operators)
@@ -21,8 +25,16 @@ def forward_part(graph: OperatorGraph) -> OperatorGraph:
             )
         )
     ]
-    if len(kept) == len(graph.operators):
+    if len(kept) < len(graph.operators):
+        graph = _with_operators(graph, kept)
+    if all(operator.kind != BY_MODE for operator in graph.operators):
         return graph
+    ends = [number for number, edges in enumerate(graph.out_edges) if not edges]
+    return mark_unread(graph, training=False, outputs=ends)
+
+
+def _with_operators(graph: OperatorGraph, kept: Sequence[int]) -> OperatorGraph:
+    """The graph with those operators alone, as they are where they are read."""
     renumbered = {number: position for position, number in enumerate(kept)}
     operators = tuple(
         dataclasses.replace(

@@ -69,7 +69,7 @@ def _shapes(
         match operand:
             case ["input", number]:
                 shape = inputs[number].shape
-                if len(shape) == len(output.shape) and shape[0] == output.shape[0]:
+                if shape and len(shape) == len(output.shape) and shape[0] == output.shape[0]:
                     shape = (UNKNOWN, *shape[1:])
             case ["weight", _, *shape] | ["array", *shape]:
                 shape = tuple(shape)

@@ -51,6 +51,16 @@ def _shifted(call: PartCall, values: dict[int, Any], number: int) -> list[Any]:
     ]
 
 
+def number_of_part(part: Part, shared: frozenset[int] = frozenset()) -> int:
+    """A number that tells parts apart, but for those that differ along `shared` axes only."""
+    number = 0
+    for axis, (start, stop) in enumerate(part.output):
+        if axis not in shared:
+            degree = part.operator.output.shape[axis] // (stop - start)
+            number = number * degree + start // (stop - start)
+    return number
+
+
 class Noise(Rule):
     """Dropout, noise and their like, split along any axis."""
 
@@ -80,11 +90,7 @@ class Noise(Rule):
 
     def compute(self, call: PartCall) -> PartResult:
         # Parts that differ along shared axes only must draw the same.
-        number, shared = 0, self.shared_axes(call.part.operator)
-        for axis, (start, stop) in enumerate(call.part.output):
-            if axis not in shared:
-                degree = call.part.operator.output.shape[axis] // (stop - start)
-                number = number * degree + start // (stop - start)
+        number = number_of_part(call.part, self.shared_axes(call.part.operator))
         # Blocks of steps of one layer are on one seed.
         block, num_blocks = call.part.operator.attributes.get("block", (0, 1))
         number = number * num_blocks + block

@@ -28,10 +28,10 @@ class Input(Rule):
 
 
 class Unread(Rule):
-    """An operator that nothing in a step reads, such as a softmax whose loss takes the logits.
+    """An operator that nothing in a step reads (see `graph.unread`).
 
-    TensorFlow prunes it, so it takes no time and nothing is sent to it. It keeps its place and its
-    dimensions, since a prediction runs it, under the configuration that it has here.
+    TensorFlow prunes it, so it takes no time and nothing is sent to it. It keeps its place, its
+    dimensions and its weights, since other steps run it, under the configuration that it has here.
     """
 
     kind = UNREAD
@@ -40,6 +40,14 @@ class Unread(Rule):
     def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
         operator = as_read(operator)
         return registry.find(operator.kind).dimensions(operator)
+
+    def weight_shapes(self, operator: Operator) -> list[tuple[int, ...]]:
+        operator = as_read(operator)
+        return registry.find(operator.kind).weight_shapes(operator)
+
+    def weight_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
+        operator = as_read(operator)
+        return registry.find(operator.kind).weight_regions(operator, regions)
 
     def input_regions(self, operator: Operator, regions: Regions) -> list[Regions]:
         return [

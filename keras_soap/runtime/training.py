@@ -166,14 +166,15 @@ class TrainingRun:
 
     def test_function(self, step: CapturedStep) -> Callable[..., dict[str, tf.Tensor]]:
         """The `tf.function` of one evaluation step, with the arguments of a training step's."""
-        placed = self._tracer(step.model, training=False)
+        captured = step.model.in_evaluation()
+        placed = self._tracer(captured, training=False)
 
         @tf.function(
             input_signature=batch_pieces.piece_signature(placed, step.fed), autograph=False
         )
         def test(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
             with tracing("an evaluation step"):
-                tracer = self._tracer(step.model, training=False)
+                tracer = self._tracer(captured, training=False)
                 tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
                 self._assign_updates(tracer)
                 return self._report(step, tracer)
@@ -190,7 +191,7 @@ class TrainingRun:
             sizes: Samples that each client gives, and gets the outputs of; None if each has the
                 whole batch.
         """
-        order = captured.inputs
+        captured, order = captured.in_prediction(), captured.inputs
 
         @tf.function(
             input_signature=batch_pieces.signature(captured, order, sizes), autograph=False
@@ -217,6 +218,7 @@ class TrainingRun:
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
+        captured = captured.in_prediction()
 
         @tf.function(
             input_signature=batch_pieces.signature(captured, captured.inputs), autograph=False

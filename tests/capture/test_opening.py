@@ -170,7 +170,6 @@ class Closed(layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.dense = layers.Dense(WIDTH)
-        self.draws = keras.random.SeedGenerator(1)
 
     def build(self, shape):
         self.dense.build(shape)
@@ -181,19 +180,9 @@ class Closed(layers.Layer):
         return self.more(self.dense(x), training)
 
 
-class BranchesOnTraining(Closed):
-    def more(self, x, training):
-        return x * 2.0 * self.scale + self.count if training else x * self.scale + self.count
-
-
 class BranchesOnValues(Closed):
     def more(self, x, training):
         return x if ops.sum(x) > 0 else -x
-
-
-class Draws(Closed):
-    def more(self, x, training):
-        return x * self.scale + self.count + keras.random.normal((WIDTH,), seed=self.draws)
 
 
 class Counts(Closed):
@@ -217,8 +206,6 @@ class UsesTensorFlow(Closed):
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [
-        (BranchesOnTraining, "samplewise"),
-        (Draws, "samplewise"),
         (Counts, "whole"),
         (HidesAWeight, "samplewise"),
         (UsesTensorFlow, "samplewise"),

@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 from keras.src import ops
 
+from keras_soap.capture.modes import ByMode
 from keras_soap.operators.weights import OF_WEIGHTS
 from tests.operators.parts import subject
 
@@ -55,6 +56,8 @@ CASES = {
     "dense": of(lambda: layers.Dense(6, "relu"), (4, 6)),
     "dense on a series": of(lambda: layers.Dense(6, use_bias=False), SERIES),
     "dense with softmax": of(lambda: layers.Dense(6, "softmax"), (4, 6)),
+    # what depends on the mode
+    "by mode": of(ByMode, SERIES, SERIES, list_of_inputs=False),
     # contractions
     "projection to heads": of(
         lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 6), bias_axes="de"), SERIES

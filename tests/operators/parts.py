@@ -127,7 +127,9 @@ def subject(
         for v in variables
     )  # fmt: skip
     kind = kind or registry.kind_of_layer(type(layer).__name__)
-    made = tuple(TensorSpec(tuple(x.shape), x.dtype) for x in outputs)
+    made = tuple(
+        TensorSpec(tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in outputs
+    )
     operator = Operator(
         layer.name,
         kind,

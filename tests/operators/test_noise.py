@@ -1,9 +1,11 @@
 """Layers that draw random numbers: each part its own, again the same, at the layer's rate."""
 
+import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from keras_soap.capture.draws import Draw
 from keras_soap.operators.noise import is_seed
 from tests.operators.parts import run_parts, run_whole, subject
 
@@ -73,6 +75,34 @@ def test_in_inference_nothing_is_drawn(name):
     found = run(subject(NOISY[name](), [SHAPE]), (2, 2, 1, 2), training=False)
     np.testing.assert_array_equal(found.outputs[0], ones)
     assert not found.updates
+
+
+def draw(function="uniform", **options):
+    return subject(Draw(function, SHAPE, options, seed=1), [])
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "truncated_normal"])
+def test_what_a_call_draws_itself_is_drawn_likewise(name):
+    seeds = keras.random.SeedGenerator(1)
+    seeds.state.assign(draw(name).variables[0])
+    expected = getattr(keras.random, name)(SHAPE, seed=seeds)
+    whole = run_parts(draw(name), (1, 1, 1, 1), [], [ones])
+    np.testing.assert_array_equal(whole.outputs[0], expected)
+    found = run_parts(draw(name), (2, 1, 1, 2), [], [ones])
+    (made,) = found.outputs
+    quarters = [made[:4, ..., :8], made[:4, ..., 8:], made[4:, ..., :8], made[4:, ..., 8:]]
+    assert len({quarter.tobytes() for quarter in quarters}) == 4
+    assert abs(made.mean() - np.mean(expected)) < 0.05
+    assert abs(made.std() - np.std(expected)) < 0.02
+    np.testing.assert_array_equal(found.updates[0], whole.updates[0])
+
+
+def test_what_a_call_draws_has_the_options_that_it_asks_for():
+    (made,) = run_parts(draw(minval=2, maxval=3), (4, 1, 2, 1), [], [ones]).outputs
+    assert made.min() >= 2
+    assert made.max() < 3
+    (made,) = run_parts(draw("randint", minval=5, maxval=7), (4, 1, 2, 1), [], [ones]).outputs
+    assert set(made.ravel()) == {5, 6}
 
 
 def test_parts_of_an_unknown_layer_with_dropout_inside_draw_differently():

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from keras.src import ops
 
+from keras_soap.capture import draws, modes
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators import registry
 from tests.operators.parts import attributes_of, run_parts, run_whole, subject
@@ -46,8 +47,8 @@ def test_what_is_beyond_a_rule_is_refused_with_a_reason(name):
     assert rule.refuses(attributes_of(layer), [IMAGE], IMAGE)
 
 
-def test_every_name_that_a_rule_covers_is_a_keras_layer_or_operation():
-    places = [layers, ops.numpy, ops.nn, ops.math, ops.core]
+def test_every_name_that_a_rule_covers_is_a_layer_or_operation():
+    places = [layers, ops.numpy, ops.nn, ops.math, ops.core, draws, modes]
     for kind, rule in registry.rules().items():
         for name in rule.layers:
             assert any(isinstance(getattr(place, name, None), type) for place in places), (
