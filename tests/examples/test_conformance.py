@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,13 +72,26 @@ def test_weights_are_compared_by_how_they_changed(loss, weight, difference, of):
 def test_what_has_passed_before_is_not_trained_again(tmp_path):
     arguments = ("--num_strategies=1", f"--json_out={tmp_path / 'results.json'}")
     assert run("conformance.py", "--model=categories", *arguments).returncode == 0
-    done = run("conformance.py", "--model=categories,cate-gories", *arguments)
+    page = tmp_path / "table.md"
+    done = run(
+        "conformance.py", "--model=categories,cate-gories", *arguments, f"--markdown_out={page}"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "categories (1 of 1): has passed before" in done.stdout
     assert "strategy 0:" not in done.stdout
+    assert re.search(r"`keras_io` \(1 of \d+\) \| categories \de-\d+ \|", page.read_text())
     other = run("conformance.py", "--model=categories", "--num_strategies=2", arguments[1])
     assert other.returncode != 0
     assert "Give --json_out another name" in other.stdout + other.stderr
+
+
+def test_the_table_in_the_readme_is_what_was_found():
+    path = ROOT / "examples" / "benchmarks" / "results" / "conformance.json"
+    settings = json.loads(path.read_text())["settings"]
+    with loaded("conformance_models", "conformance_results") as modules:
+        results = modules["conformance_results"].Results.load(path, settings, tolerance=1e-4)
+        found = results.markdown(modules["conformance_models"].GROUPS)
+    assert found in (path.parents[1] / "README.md").read_text("utf-8")
 
 
 def test_groups_name_their_models_and_nothing_is_trained_twice():
