@@ -150,7 +150,7 @@ class Results:
         return "\n".join(lines)
 
     def markdown(self, groups: Mapping[str, Sequence[str]]) -> str:
-        """A table of groups with what was found of each model, and who is missing, as in README.md."""
+        """A table of groups and what was found of each model; then those that are missing."""
         lines = [["group", "models, and the largest relative difference of each"], ["---", "---"]]
         for group, names in groups.items():
             found = [name for name in names if name in self.models]
