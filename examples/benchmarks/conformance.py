@@ -52,6 +52,9 @@ _TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "Relative.", lower_bound=0.0)
 _JSON_OUT = flags.DEFINE_string(
     "json_out", None, "File for the results, written after each model; what has passed is kept."
 )
+_MARKDOWN_OUT = flags.DEFINE_string(
+    "markdown_out", None, "File for the table of all groups, as README.md has it."
+)
 
 _LEARNING_RATE = 1e-3
 _SETTINGS = (_NUM_STRATEGIES, _NUM_STEPS, _NUM_DEVICES, _BATCH_SIZE, _IMAGE_SIZE, _DTYPE, _SEED)
@@ -210,10 +213,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     import keras
-    from conformance_models import find, names_of
+    from conformance_models import GROUPS, find, names_of
     from conformance_results import Results
 
     import keras_soap
+    from keras_soap.proto.files import write_atomically
 
     settings = {flag.name: flag.value for flag in _SETTINGS}
     try:
@@ -242,6 +246,8 @@ def main(argv: list[str]) -> None:
         f"{_BATCH_SIZE.value} samples, {_DTYPE.value}, on {_NUM_DEVICES.value} logical CPU devices:"
     )
     print(results.render(names))
+    if _MARKDOWN_OUT.value:
+        write_atomically(_MARKDOWN_OUT.value, results.markdown(GROUPS).encode())
     if not all(map(results.passes, names)):
         sys.exit(1)
 

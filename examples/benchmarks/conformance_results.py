@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,3 +148,18 @@ class Results:
                 f"relative difference is {self.models[worst].largest:.0e}, of {worst}."
             )
         return "\n".join(lines)
+
+    def markdown(self, groups: Mapping[str, Sequence[str]]) -> str:
+        """A table of groups and what was found of each model; then those that are missing."""
+        lines = [["group", "models, and the largest relative difference of each"], ["---", "---"]]
+        for group, names in groups.items():
+            found = [name for name in names if name in self.models]
+            lines.append(
+                [
+                    f"`{group}` ({sum(map(self.passes, names))} of {len(names)})",
+                    ", ".join(f"{name} {self.models[name].largest:.0e}" for name in found),
+                ]
+            )
+        text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        missing = [name for names in groups.values() for name in names if name not in self.models]
+        return text + (f"\nNot run yet: {', '.join(missing)}.\n" if missing else "")

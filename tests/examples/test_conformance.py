@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,15 +90,26 @@ def test_weights_are_compared_by_how_they_changed(loss, weight, difference, of):
 
 def test_what_has_passed_before_is_not_trained_again(conform, tmp_path):
     json_out = f"--json_out={tmp_path / 'results.json'}"
+    page = tmp_path / "table.md"
     code, out = conform("--model=categories", json_out)
     assert code is None
     assert "strategy 0:" in out
-    code, out = conform("--model=categories,cate-gories", json_out)
+    code, out = conform("--model=categories,cate-gories", json_out, f"--markdown_out={page}")
     assert code is None
     assert "categories (1 of 1): has passed before" in out
     assert "strategy 0:" not in out
+    assert re.search(r"`keras_io` \(1 of \d+\) \| categories \de-\d+ \|", page.read_text())
     with pytest.raises(app.UsageError, match="Give --json_out another name"):
         conform("--model=categories", "--num_strategies=2", json_out)
+
+
+def test_the_table_in_the_readme_is_what_was_found():
+    path = ROOT / "examples" / "benchmarks" / "results" / "conformance.json"
+    settings = json.loads(path.read_text())["settings"]
+    with loaded("conformance_models", "conformance_results") as modules:
+        results = modules["conformance_results"].Results.load(path, settings, tolerance=1e-4)
+        found = results.markdown(modules["conformance_models"].GROUPS)
+    assert found in (path.parents[1] / "README.md").read_text("utf-8")
 
 
 def test_groups_name_their_models_and_nothing_is_trained_twice():
