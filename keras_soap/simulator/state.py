@@ -48,7 +48,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
     # About the square root of the number of tasks, so that neither copies nor replays dominate.
     save_every = 256 if devices <= 128 else 4096
     places = int(machine.capacity.sum())
-    num_saves = min(4096, max(64, 2**25 // places))
+    num_saves = min(4096, max(64, 2**24 // places))
     arena = np.full((3, 1 + NUM_SIZES), -1, np.int64)
     arena[:, 0] = 0, 0, len(route_links)
     ints = np.zeros(max(1 << 16, 2 * len(route_links)), np.int32)
