@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 from absl import logging
-from keras.src.backend.common.masking import set_keras_mask
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.ops.function import Function
@@ -131,12 +131,15 @@ def computes_the_same(call: Call, function: Function, autocast: str | None) -> b
 def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[Any]:
     """Runs a graph node by node, as its operators will: without masks that it does not show.
 
+    Layers find the others on their inputs, as `call` finds them where they are opened up in turn:
+    MultiHeadAttention never looks at its argument `query_mask`.
+
     Returns:
         Its outputs, and last what it adds to the loss, if anything.
     """
     tensors = {id(x): value for x, value in zip(function.inputs, inputs, strict=True)}
     for node in _nodes_in_mode(function, training):
-        args, kwargs = node.arguments.fill_in(tensors)
+        args, kwargs = node.arguments.fill_in({**tensors, **_masked_inputs(node, tensors)})
         if isinstance(node.operation, keras.Layer):
             kwargs = _in_mode({**kwargs, "training": recorded_mode(node)}, training)
         outputs = keras.tree.flatten(node.operation(*args, **kwargs))
@@ -144,6 +147,18 @@ def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[
             set_keras_mask(output, None)
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
     return [tensors[id(x)] for x in _made_by(function)]
+
+
+def _masked_inputs(node: Any, tensors: dict[int, Any]) -> dict[int, Any]:
+    """Copies of those inputs of a layer that have a mask which the graph shows, with it."""
+    copies = {}
+    if isinstance(node.operation, keras.Layer):
+        for tensor in node.input_tensors:
+            mask = get_keras_mask(tensor)
+            if id(mask) in tensors:
+                copies[id(tensor)] = keras.ops.copy(tensors[id(tensor)])
+                set_keras_mask(copies[id(tensor)], tensors[id(mask)])
+    return copies
 
 
 def _made_by(function: Function) -> list[Any]:

@@ -62,8 +62,24 @@ def attention(y):
     return nested(y)
 
 
+class Encoder(layers.Layer):
+    """As in keras.io's translation example: attention finds masks and is handed one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = layers.MultiHeadAttention(2, 4, use_bias=False, name="heads")
+        self.inner = layers.Dense(8, "tanh", use_bias=False, name="hidden")
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        padding = keras.ops.cast(mask[:, None, :], "int32")
+        x = x + self.heads(query=x, value=x, key=x, attention_mask=padding)
+        return x + self.inner(x)
+
+
 AFTER = {
     "attention": attention,
+    "encoder": lambda y: layers.GRU(8, name="gru")(Encoder(name="encoder")(y)),
     "lstm": lambda y: layers.LSTM(8, name="lstm")(y),
     "mean": lambda y: layers.GlobalAveragePooling1D(name="mean")(
         layers.LayerNormalization(name="norm")(y)
@@ -161,6 +177,8 @@ KNOWN |= {f"masks, {name}": subject for name, subject in OF_EACH_STEP.items()}
         ("lost", "S and P", "sgd"),
         ("attention", "S and P", "sgd"),
         ("attention", "anything", "sgd"),
+        ("encoder", "S and P", "sgd"),
+        ("encoder", "anything", "sgd"),
         ("steps", "S", "sgd"),
         ("steps", "three devices", "sgd"),
         ("blocks", "S and P", "sgd"),
