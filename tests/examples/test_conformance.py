@@ -41,7 +41,9 @@ def test_small_models_train_under_random_strategies_as_on_one_device():
 @pytest.fixture
 def conform(capsys):
     """Runs `conformance.py` on one strategy in this process; gives its exit code and its output."""
-    floatx = keras.config.floatx()
+    # As in a process of its own: Keras derives the policy from floatx once.
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
 
     def run(*arguments):
         with loaded("conformance") as modules:
@@ -53,7 +55,8 @@ def conform(capsys):
         return code, capsys.readouterr().out
 
     yield run
-    keras.config.set_floatx(floatx)
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
 
 
 def test_a_difference_ends_the_program_with_the_names_of_the_models(conform):
