@@ -43,10 +43,10 @@ WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
 LAYER_CYCLES = 6
-LAYERS = Shares(layers=0.8)
-"""Changes in these."""
-LAYERS_COLD = 1000.0
-"""How cold these become: which layers share devices is settled before."""
+LAYERS, LAYERS_COLD = Shares(layers=0.8), 1000.0
+"""Changes in these, and how cold they become: which layers share devices is settled before."""
+LAYERS_IN_PLACE, LAYERS_IN_PLACE_COLD = Shares(layers=0.5), COLD
+"""The same without O, where layers only split in other ways."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -101,7 +101,7 @@ def _expected_proposals(
     if seconds is None or tracker.spent() is not None:
         return 0
     started = time.perf_counter()
-    phase, most_seconds = _layers(tracker.best, 0.0), min(ROUND_SECONDS, seconds / ROUNDS)
+    phase, most_seconds = _layers(problem, tracker.best, 0.0), min(ROUND_SECONDS, seconds / ROUNDS)
     chains[0] = advance(problem, chains[0], phase, None, most_seconds)
     rate = chains[0].proposals / (time.perf_counter() - started)
     tracker.proposals += chains[0].proposals
@@ -109,9 +109,12 @@ def _expected_proposals(
     return int(rate * seconds * num_cores)
 
 
-def _layers(best: Evaluation, passed: float) -> Phase:
+def _layers(problem: Problem, best: Evaluation, passed: float) -> Phase:
     """How chains move while they change layers, when the share `passed` of that is over."""
-    return Phase(beta_per_ns(best, HOT * (LAYERS_COLD / HOT) ** passed), LAYERS)
+    shares, cold = (
+        (LAYERS, LAYERS_COLD) if problem.space.places else (LAYERS_IN_PLACE, LAYERS_IN_PLACE_COLD)
+    )
+    return Phase(beta_per_ns(best, HOT * (cold / HOT) ** passed), shares)
 
 
 def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) -> Evaluation:
@@ -183,7 +186,7 @@ class _Sampling:
         """How a chain moves in the next round."""
         cycles = self._cycles()
         if cycles < LAYER_CYCLES:
-            return _layers(self.tracker.best, cycles / LAYER_CYCLES)
+            return _layers(self.problem, self.tracker.best, cycles / LAYER_CYCLES)
         start = self.start_sharpness
         sharpness = start * (COLD / start) ** (cycles % 1.0)
         return Phase(beta_per_ns(self.tracker.best, sharpness))
