@@ -16,7 +16,6 @@ rounds of different strategies can be compared."""
 CHANCE = 0.05
 """An order that rounds agree about less often by chance is decided."""
 
-
 QUANTILE = 0.25
 """Of steps: what interferes only ever slows them. Of medians, means, minima and quartiles, of steps
 or of turns, relative to their round or not, halves of the rounds agreed best about the order of
@@ -149,11 +148,11 @@ def render(figures: Mapping[str, Any]) -> str:
     ]
     for model, tau in figures["kendall_tau"].items():
         decided = figures["kendall_tau_of_decided"][model]
-        halves = figures["kendall_tau_of_halves"][model]
+        of_halves = figures["kendall_tau_of_halves"][model]
         undecided = f"{figures['undecided_orders'][model]} of {figures['orders'][model]}"
         lines.append(
             f"{model:<14}{figures['mean_error_of'][model]:>11.1%}{tau:>7.2f}"
-            f"{'–' if halves is None else f'{halves:.2f}':>11}"
+            f"{'–' if of_halves is None else f'{of_halves:.2f}':>11}"
             f"{'–' if decided is None else f'{decided:.2f}':>13}{undecided:>11}"
             f"{figures['chosen_over_best'][model]:>13.3f}"
         )

@@ -147,14 +147,9 @@ class Call:
 
     def attributes(self, layer: Any) -> dict[str, Any]:
         """What rules need to know of `layer`, which stands for the operation, and of the call."""
-        try:
-            config = layer.get_config()
-        except (NotImplementedError, TypeError, ValueError):
-            # As custom layers without one of their own raise; then no rule asks for it either.
-            config = {}
         kept = {
             key: value
-            for key, value in config.items()
+            for key, value in (config_of(layer) or {}).items()
             if key not in _NOT_THE_RULES_BUSINESS and not key.endswith("_initializer")
         }
         if isinstance(layer, keras.Layer):
@@ -242,6 +237,19 @@ def exact_shapes(layers: Iterable[Any]) -> Iterator[None]:
     finally:
         for layer, name, _ in changed:
             vars(layer).pop(name, None)
+
+
+def config_of(operation: Any) -> dict[str, Any] | None:
+    """What a layer or operation was made with, as Keras serializes it.
+
+    None where Keras cannot: for custom layers without a `get_config` (NotImplementedError), and
+    for layers that were handed an object without one, such as an activation (TypeError, or
+    ValueError). Such a layer cannot be made again with fewer units, so no rule covers it.
+    """
+    try:
+        return operation.get_config()
+    except (NotImplementedError, TypeError, ValueError):
+        return None
 
 
 def is_keras(operation: Any) -> bool:

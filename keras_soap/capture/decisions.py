@@ -25,6 +25,7 @@ from keras.src.ops.function import Function
 from keras_soap.capture.added_losses import kind_of_losses
 from keras_soap.capture.calls import (
     Call,
+    config_of,
     exact_shapes,
     is_keras,
     nodes_of,
@@ -253,7 +254,7 @@ def _kind(call: Call, layer: Any) -> str | None:
     if call.takes_mask or not is_keras(layer):
         return None
     kind = registry.kind_of_layer(type(layer).__name__)
-    if kind is None:
+    if kind is None or (isinstance(layer, keras.Layer) and config_of(layer) is None):
         return None
     rule = registry.find(kind)
     if (
@@ -274,9 +275,10 @@ def _without_activation(call: Call) -> tuple[Any, keras.layers.Activation | None
         not is_keras(layer)
         or type(layer).__name__ not in _ENDING_IN_ACTIVATION
         or ending not in (keras.activations.softmax, keras.activations.sigmoid)
+        or (config := config_of(layer)) is None
     ):
         return layer, None
-    bare = type(layer).from_config({**layer.get_config(), "activation": None})
+    bare = type(layer).from_config({**config, "activation": None})
     args, kwargs = call.fill([keras.KerasTensor(spec.shape, spec.dtype) for spec in call.inputs])
     with without_values():
         bare(*args, **kwargs)

@@ -45,10 +45,10 @@ from keras_soap.operators.computation import read_variables
 
 _TRIAL_SAMPLES = 4
 
-_tried: "weakref.WeakKeyDictionary[keras.Layer, dict[str, str]]" = weakref.WeakKeyDictionary()
-"""By layer and call why it cannot be opened; `""` if it can be. Models are captured repeatedly."""
-_branching: "weakref.WeakKeyDictionary[keras.Layer, set[str]]" = weakref.WeakKeyDictionary()
-"""By layer the calls that are traced in both modes."""
+_tried: "weakref.WeakKeyDictionary[keras.Layer, dict[str, bool | str]]"
+_tried = weakref.WeakKeyDictionary()
+"""By layer and call whether it is traced in both modes, or why it cannot be opened. Models are
+captured repeatedly."""
 
 
 class TracingError(Exception):
@@ -79,37 +79,27 @@ def open_call(call: Call, batch_size: int) -> OpenedCall:
     if getattr(layer, "quantization_mode", None) is not None:
         raise TracingError("it is quantized")
     tried = _tried.setdefault(layer, {})
-    if tried.get(call.key):
-        raise TracingError(tried[call.key])
-    branching = _branching.setdefault(layer, set())
-    if call.key in tried:
-        ways = [call.key in branching]
-    elif layer._call_has_training_arg and "training" not in call.fixed:
-        ways = [False, True]
-    else:
-        ways = [False]
-    failed = None
-    for by_mode in ways:
+    known = tried.get(call.key)
+    if isinstance(known, str):
+        raise TracingError(known)
+    if known is not None:
+        return _trace(call, known)
+    can_branch = layer._call_has_training_arg and "training" not in call.fixed
+    for by_mode in (False, True) if can_branch else (False,):
         try:
             function = _opened(call, batch_size, by_mode)
         except TracingError as error:
-            failed = error
-            continue
-        tried[call.key] = ""
-        if by_mode:
-            branching.add(call.key)
-        return function
-    assert failed is not None
-    tried[call.key] = str(failed)
-    raise failed
+            tried[call.key] = str(error)
+        else:
+            tried[call.key] = by_mode
+            return function
+    raise TracingError(tried[call.key])
 
 
 def _opened(call: Call, batch_size: int, by_mode: bool) -> OpenedCall:
     """A trace that is right, as a trial has shown."""
     function = _trace(call, by_mode)
-    _check_weights(call.operation, function)
-    is_known = call.key in _tried[call.operation]
-    if not is_known and not _is_right(call, function, batch_size, by_mode):
+    if not _is_right(call, function, batch_size, by_mode):
         raise TracingError(
             "a trial gives other outputs or states than its operations, as when call() reads the "
             "value of a weight, or does something without Keras"
@@ -135,8 +125,7 @@ def _trace(call: Call, by_mode: bool) -> OpenedCall:
     run = _RECIPES.get(type(layer), type(layer).call)
     inner = list(layer._flatten_layers())
 
-    def traced(**mode: bool) -> tuple[Any, Any]:
-        """What `call` returns, and what it adds to the loss."""
+    def traced(**mode: bool) -> OpenedCall:
         args, kwargs = call.fill(symbols[: len(call.inputs)])
         args, kwargs = _as_called(layer, args, {**kwargs, **mode})
         autocast = autocast_of(layer)
@@ -149,8 +138,7 @@ def _trace(call: Call, by_mode: bool) -> OpenedCall:
             if losses and not isinstance(layer, keras.Model):
                 raise TracingError("it calls add_loss()")
             added = _total(losses) if losses else None
-        _function(symbols, structure, added)  # Masks are arguments from now on.
-        return structure, added
+        return _function(symbols, structure, added)
 
     with (
         _forgetting_nodes(inner),
@@ -160,10 +148,10 @@ def _trace(call: Call, by_mode: bool) -> OpenedCall:
     ):
         try:
             if by_mode:
-                structure, added = _merged(symbols, traced(training=True), traced(training=False))
+                modes = traced(training=True), traced(training=False)
+                function = _function(symbols, *_merged(symbols, *modes))
             else:
-                structure, added = traced()
-            function = _function(symbols, structure, added)
+                function = traced()
         except TracingError:
             raise
         except Exception as error:
@@ -177,6 +165,7 @@ def _trace(call: Call, by_mode: bool) -> OpenedCall:
         raise TracingError("it calls add_loss() of another layer")
     if scope.state_mapping:
         raise TracingError("it changes states outside of inner layers")
+    _check_weights(layer, function)
     return function
 
 
@@ -186,16 +175,16 @@ def _total(losses: Sequence[Any]) -> Any:
     return keras.ops.reshape(functools.reduce(keras.ops.add, sums), (1,))
 
 
-def _merged(symbols: Sequence[Any], *modes: tuple[Any, Any]) -> tuple[Any, Any]:
+def _merged(symbols: Sequence[Any], *modes: OpenedCall) -> tuple[Any, Any]:
     """What both modes return and add to the loss, which may be nothing in one of them."""
-    losses = [added for _, added in modes if added is not None]
+    structures = [mode._outputs_struct for mode in modes]
+    losses = [mode.added_loss for mode in modes if mode.added_loss is not None]
     if not losses:
-        return merged(symbols, *(structure for structure, _ in modes)), None
+        return merged(symbols, *structures), None
     if len(losses) < len(modes):
         zeros = keras.ops.zeros_like(keras.ops.cast(symbols[0], losses[0].dtype))
         losses.append(keras.ops.reshape(keras.ops.sum(zeros), (1,)))
-    added = [losses[-1] if added is None else added for _, added in modes]
-    structures = (structure for structure, _ in modes)
+    added = [losses[-1] if mode.added_loss is None else mode.added_loss for mode in modes]
     return merged(symbols, *([*pair] for pair in zip(structures, added, strict=True)))
 
 

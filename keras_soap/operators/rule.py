@@ -252,7 +252,10 @@ class Rule:
         return ()
 
     def sparse_rows(self, operator: Operator, regions: Regions) -> np.ndarray:
-        """int64 (parts,): rows in the sparse gradient of each weight in `sparse_weights`."""
+        """int64 (parts,): rows in the sparse gradient of each weight in `sparse_weights`.
+
+        Rules that have such weights define it; nobody asks others.
+        """
         raise NotImplementedError(f"{type(self).__name__} has sparse_weights but no sparse_rows")
 
     def shrink(self, part: Part) -> dict[str, Any]:
@@ -264,7 +267,10 @@ class Rule:
         return inputs
 
     def contribute(self, call: PartCall, number: int) -> Any:
-        """What the part puts into combine `number`: a tensor of that many elements."""
+        """What the part puts into combine `number`: a tensor of that many elements.
+
+        Rules that have `combines` define it; nobody asks others.
+        """
         raise NotImplementedError(f"{type(self).__name__} has combines but no contribute")
 
     def compute(self, call: PartCall) -> PartResult:

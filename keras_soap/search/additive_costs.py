@@ -121,8 +121,7 @@ class AdditiveCosts:
         producer, consumer = overlaps.producer[remote], overlaps.consumer[remote]
         latency_ns, bandwidth = self._routes[:, producer, consumer]
         num_bytes = overlaps.num_elements[remote] * element_bytes
-        compute = np.array(self.topology.compute)
-        share_memory = compute[producer] == compute[consumer]
+        share_memory = self._compute[producer] == self._compute[consumer]
         links = self._links[producer, consumer]
         total = 0.0
         for copied in overlaps.copied[: 2 if back else 1, remote]:
@@ -131,6 +130,10 @@ class AdditiveCosts:
             busy = np.bincount(links.ravel(), np.repeat(times, links.shape[1]))
             total += float(busy[: len(self.topology.links)].max())
         return total
+
+    @functools.cached_property
+    def _compute(self) -> np.ndarray:
+        return np.array(self.topology.compute)
 
     @functools.cached_property
     def _routes(self) -> np.ndarray:

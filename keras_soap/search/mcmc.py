@@ -5,9 +5,9 @@
 2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
    step time so far; it starts hotter after a cycle that gained little, and colder after one that
    gained much. Between cycles the worse half of the chains restarts from the best.
-3. Through the first `LAYER_CYCLES` chains are annealed once, and most of what they change are
-   whole layers: which share devices and which are apart decides the most, is hard to change later,
-   one operator at a time, and takes a long annealing to find.
+3. Through the first `LAYER_CYCLES` chains are annealed once, and most of what they change, or half
+   of it without O, are whole layers: which share devices and which are apart decides the most, is
+   hard to change later, one operator at a time, and takes a long annealing to find.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.

@@ -9,6 +9,7 @@ from keras.src import ops
 from keras_soap.capture import draws, modes
 from keras_soap.graph.operator_graph import TensorSpec
 from keras_soap.operators import registry
+from keras_soap.operators.rule import Rule
 from tests.operators.parts import attributes_of, run_parts, run_whole, subject
 
 IMAGE = TensorSpec((4, 8, 8, 4), "float32")
@@ -54,6 +55,15 @@ def test_every_name_that_a_rule_covers_is_a_layer_or_operation():
             assert any(isinstance(getattr(place, name, None), type) for place in places), (
                 f"{kind} covers {name}"
             )
+
+
+@pytest.mark.parametrize("kind", registry.rules())
+def test_a_rule_that_announces_combines_or_rows_also_makes_them(kind):
+    rule = type(registry.find(kind))
+    if rule.combines is not Rule.combines:
+        assert rule.contribute is not Rule.contribute
+    if rule.sparse_weights:
+        assert rule.sparse_rows is not Rule.sparse_rows
 
 
 def test_no_layer_has_two_rules():
