@@ -3,11 +3,12 @@
 A strategy never changes the mathematics: moments are those of the whole batch. So parts that hold
 different elements of a channel add up, between two stages,
 
-    a = Σ (x - s),    b = Σ (x - s)²    and    N = Σ 1,
+    a = Σ (x - s)    and    b = Σ (x - s)²,
 
-and each finds mean = s + a/N and variance = b/N - (a/N)². The shift s, the moving mean, is close
-to the mean and known to all parts, so the difference loses no digits to cancellation (T. F. Chan,
-G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance", 1983).
+and each finds mean = s + a/N and variance = b/N - (a/N)², where N counts the elements of a channel.
+The shift s, the moving mean, is close to the mean and known to all parts, so the difference loses
+no digits to cancellation (T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the
+sample variance", 1983).
 """
 
 import math
@@ -64,7 +65,7 @@ class BatchNormalization(Rule):
             return ()
         over = tuple(dimension.name for dimension in self.dimensions(operator)[:-1])
         dtype = "float64" if operator.output.dtype == "float64" else "float32"
-        elements = 2 * volume(regions[:, -1:]) + 1
+        elements = 2 * volume(regions[:, -1:])
         return (Combine("moments", over, elements, dtype, training_only=True),)
 
     def contribute(self, call: PartCall, number: int) -> Any:
@@ -73,15 +74,9 @@ class BatchNormalization(Rule):
         x = _input(call)
         difference = x - _shift(call)
         axes = tuple(range(len(x.shape) - 1))
-        count = tf.cast(tf.reduce_prod(tf.shape(x, tf.int64)[:-1]), x.dtype)
-        return tf.concat(
-            [
-                tf.reduce_sum(difference, axes),
-                tf.reduce_sum(tf.square(difference), axes),
-                [count],
-            ],
-            axis=0,
-        )
+        # Stacked, since the gradient of a concatenation is cut out at sizes found in the step.
+        sums = tf.reduce_sum(difference, axes), tf.reduce_sum(tf.square(difference), axes)
+        return tf.stack(sums)
 
     def compute(self, call: PartCall) -> PartResult:
         import tensorflow as tf
@@ -136,8 +131,7 @@ def _moments(call: PartCall, x: Any) -> tuple[Any, Any]:
 
     if not call.combined:
         return tf.nn.moments(x, tuple(range(len(x.shape) - 1)))
-    # N is counted, not read off the captured shapes, for the sake of a last, smaller batch.
-    sums, count = call.combined[0][:-1], call.combined[0][-1]
-    a, b = tf.split(sums / count, 2)
+    num_elements = math.prod(call.part.operator.output.shape[:-1])
+    a, b = tf.unstack(call.combined[0] * (1 / num_elements))
     # Rounding may leave a constant channel a tiny negative variance.
-    return _shift(call) + a, tf.maximum(b - tf.square(a), 0.0)
+    return _shift(call) + a, tf.nn.relu(b - tf.square(a))

@@ -18,11 +18,20 @@ from keras_soap.runtime.exchange import client_of, host_of, hosts, is_here, move
 from keras_soap.tasks.all_reduce import Plan, Round, plan
 from keras_soap.topology.device_topology import DeviceTopology
 
-REDUCTIONS: dict[str, Callable[[Sequence[tf.Tensor]], tf.Tensor]] = {
-    # Not add_n, which starts from whichever tensor it may overwrite: sums would differ by device.
-    "sum": lambda tensors: tf.reduce_sum(tf.stack(tensors), axis=0),
-    "max": lambda tensors: tf.reduce_max(tf.stack(tensors), axis=0),
-}
+
+def _sum(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    if len(tensors) == 2:
+        return tf.add(*tensors)
+    # Not add_n, which starts from whichever tensor it may overwrite, and which graph optimisation
+    # makes of several additions: sums would differ by device.
+    return tf.reduce_sum(tf.stack(tensors), axis=0)
+
+
+def _max(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    return functools.reduce(tf.maximum, tensors)
+
+
+REDUCTIONS: dict[str, Callable[[Sequence[tf.Tensor]], tf.Tensor]] = {"sum": _sum, "max": _max}
 
 
 def spread(tensor: tf.Tensor, source: str, devices: Sequence[str]) -> dict[str, tf.Tensor]:
@@ -108,14 +117,12 @@ class Reductions:
         values = []
         for own, device in zip(tensors, devices, strict=True):
             with on(device):
-                values.append(tf.concat([tf.reshape(tensor, [-1]) for tensor in own], 0))
+                values.append(tf.concat([_flat(tensor) for tensor in own], 0))
         result = []
         for value, device in zip(self.reduce(values, devices), devices, strict=True):
             with on(device):
                 pieces = tf.split(value, [shape.num_elements() for shape in shapes])
-                result.append(
-                    [tf.reshape(piece, s) for piece, s in zip(pieces, shapes, strict=True)]
-                )
+                result.append([_shaped(piece, s) for piece, s in zip(pieces, shapes, strict=True)])
         return result
 
     def gather_slices(
@@ -192,10 +199,8 @@ class _Pieces:
         """The tensor, in its shape."""
         num_elements = max(stop for _, stop in self._pieces)
         piece = self.read(0, num_elements)
-        if piece.shape == self._shape:
-            return piece
         with on(self._device):
-            return tf.reshape(piece, self._shape)
+            return _shaped(piece, self._shape)
 
     def _spans(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The pieces that make up a span, after what is to be cut is cut."""
@@ -209,7 +214,7 @@ class _Pieces:
             if len(inner) > 2:
                 sizes = [b - a for a, b in itertools.pairwise(inner)]
                 with on(self._device):
-                    flat = tf.reshape(self._pieces.pop((start, stop)), [-1])
+                    flat = _flat(self._pieces.pop((start, stop)))
                     parts = tf.split(flat, sizes)
                 self._pieces |= dict(zip(itertools.pairwise(inner), parts, strict=True))
 
@@ -244,6 +249,14 @@ def _run(
         else:
             (piece,) = by_rank.values()
         held[rank].write(start, stop, piece)
+
+
+def _flat(tensor: tf.Tensor) -> tf.Tensor:
+    return tensor if tensor.shape.rank == 1 else tf.reshape(tensor, [-1])
+
+
+def _shaped(tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    return tensor if tensor.shape == shape else tf.reshape(tensor, shape)
 
 
 def join_slices(slices: Sequence[tf.IndexedSlices]) -> tf.IndexedSlices:

@@ -32,7 +32,6 @@ class PartTrace:
 
     def sources(self) -> list[tf.Tensor]:
         """What a part differentiates for; a read of nothing is given a constant instead."""
-        empty = tf.constant(0.0)
-        inputs = [empty if tensor is None else tensor for tensor in self.inputs]
+        inputs = [tf.constant(0.0) if tensor is None else tensor for tensor in self.inputs]
         kept = [copy for _, _, copy in self.kept]
         return [*inputs, *self.weights, *self.combined, *kept]

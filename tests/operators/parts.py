@@ -285,7 +285,7 @@ def _is_read_from(index, regions) -> np.ndarray:
 def _combined(rule, calls, number, block) -> list[PartCall]:
     contributions = [rule.contribute(call, number) for call in calls]
     for contribution, elements in zip(contributions, block.combine.elements, strict=True):
-        assert contribution.shape == (elements,)
+        assert contribution.shape.num_elements() == elements
         assert contribution.dtype == block.combine.dtype
     reduce = REDUCTIONS[block.combine.reduction]
     sums = {

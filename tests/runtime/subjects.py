@@ -169,7 +169,8 @@ def assert_equal_training(name: str, optimizer: str, trained: Training) -> None:
     )
     assert largest_change > 1e-3, "nothing was trained"
     for path, wanted in expected.after.items():
-        scale = np.abs(wanted).max()
+        # A weight that hardly changes is the rounding of larger gradients that cancel.
+        scale = max(np.abs(wanted).max(), 1e-3 * largest_change)
         if any(part in path for part in KNOWN[name].noise):
             if optimizer != "sgd":
                 continue

@@ -97,7 +97,7 @@ def test_small_weights_of_an_operator_are_a_bucket():
 def small_model() -> keras.Model:
     """Of each kind of reduction one: of rows of a table, of gradients, of sums of a batch."""
     words = keras.Input((6,), dtype="int32", name="words")
-    x = layers.Embedding(12, 8, name="table")(words)
+    x = layers.Embedding(12, 12, name="table")(words)
     x = layers.BatchNormalization(name="norm")(x)
     x = layers.GlobalAveragePooling1D(name="mean")(x)
     return keras.Model(words, layers.Dense(1, "sigmoid", name="liked")(x), name="small")
