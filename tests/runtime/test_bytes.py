@@ -18,19 +18,15 @@ from tests.runtime.test_vocabulary import WORDS
 from tests.runtime.traced import TracedStep, machine, traced
 
 CASES = [
-    *(("images", strategy) for strategy in [*NAMED, *(f"anything {seed}" for seed in range(1, 4))]),
-    ("texts", "S and P"),
+    *(("images", strategy) for strategy in [*NAMED, *(f"anything {seed}" for seed in range(1, 3))]),
     ("texts", "vocabulary"),
     ("language", "vocabulary"),
     ("language", "S and vocabulary"),
     ("language", "anything 1"),
     ("texts", "anything 1"),
-    ("pairs", "S"),
     ("pairs", "O, overlapping"),
-    ("family", "S and P"),
     ("family", "anything 1"),
     ("heads", "O, overlapping"),
-    ("tied, reversible", "S"),
     ("tied, reversible", "S and vocabulary"),
     ("tied, reversible", "anything 1"),
     ("tied, looked up twice", "anything 1"),

@@ -88,8 +88,15 @@ def whole_draws(facts, strategy):
     return Strategy(tuple(configs))
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
-@pytest.mark.parametrize("seed", [1, "S and P"])
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        *((name, "S and P") for name in SUBJECTS),
+        ("branching, classifier", 1),
+        ("branching, heads", 1),
+        ("branching, adds loss", 1),
+    ],
+)
 def test_it_trains_evaluates_and_predicts_as_in_keras(name, seed):
     facts, subject = lowering(name), KNOWN[name]
     chosen = anything(facts, seed) if isinstance(seed, int) else NAMED[seed](facts)

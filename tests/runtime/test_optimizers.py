@@ -15,8 +15,6 @@ from keras_soap.runtime.optimizers import ELEMENTWISE
 from tests.runtime.strategies import NAMED
 from tests.runtime.subjects import SUBJECTS, lowering
 
-CHOSEN = ["S", "P", "S and P", "O, overlapping", "three devices"]
-
 
 def train_both(
     subject: str, strategy: str, optimizer, tolerance=1e-5, change=lambda x: x
@@ -84,7 +82,12 @@ CLIPPING = {
 @pytest.mark.parametrize(
     ("strategy", "clipping"),
     [
-        *((strategy, clipping) for strategy in CHOSEN for clipping in ("norm", "global norm")),
+        ("S", "norm"),
+        ("P", "global norm"),
+        ("S and P", "norm"),
+        ("S and P", "global norm"),
+        ("O, overlapping", "norm"),
+        ("three devices", "global norm"),
         ("S and P", "norm, never reached"),
         ("S and P", "value"),
     ],
@@ -97,15 +100,16 @@ def test_clipping_takes_the_norm_of_the_whole(strategy, clipping):
     )
 
 
-@pytest.mark.parametrize("clipping", ["norm", "global norm"])
-@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+@pytest.mark.parametrize(
+    ("strategy", "clipping"),
+    [("S", "norm"), ("P", "global norm"), ("S and P", "norm"), ("S and P", "global norm")],
+)
 def test_clipping_of_sparse_gradients(strategy, clipping):
     # Global clipping makes them dense, as Keras's does: Adam shows it.
     train_both("texts", strategy, lambda: keras.optimizers.Adam(0.001, **CLIPPING[clipping]), 2e-5)
 
 
-@pytest.mark.parametrize("clipping", ["norm", "global norm"])
-@pytest.mark.parametrize("strategy", ["S", "S and P"])
+@pytest.mark.parametrize(("strategy", "clipping"), [("S", "norm"), ("S and P", "global norm")])
 def test_clipping_of_accumulated_gradients(strategy, clipping):
     train_both(
         "vectors",
@@ -114,12 +118,12 @@ def test_clipping_of_accumulated_gradients(strategy, clipping):
     )
 
 
-@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+@pytest.mark.parametrize("strategy", ["S and P"])
 def test_clipping_of_convolutions_and_normalization(strategy):
     train_both("images", strategy, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.1), 2e-5)
 
 
-@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+@pytest.mark.parametrize("strategy", ["S and P"])
 def test_averages_that_overwrite_weights(strategy):
     train_both(
         "vectors",
@@ -130,7 +134,7 @@ def test_averages_that_overwrite_weights(strategy):
     )
 
 
-@pytest.mark.parametrize("strategy", ["S", "S and P"])
+@pytest.mark.parametrize("strategy", ["S and P"])
 def test_a_fixed_loss_scale(strategy):
     train_both("vectors", strategy, lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0))
     train_both(
@@ -140,7 +144,7 @@ def test_a_fixed_loss_scale(strategy):
     )
 
 
-@pytest.mark.parametrize("strategy", CHOSEN)
+@pytest.mark.parametrize("strategy", ["S and P", "O, overlapping"])
 def test_a_loss_scale_that_grows(strategy):
     train_both(
         "vectors",
@@ -153,7 +157,7 @@ def test_a_loss_scale_that_grows(strategy):
     )
 
 
-@pytest.mark.parametrize("strategy", CHOSEN)
+@pytest.mark.parametrize("strategy", ["S and P", "O, overlapping"])
 def test_steps_with_infinite_gradients_are_skipped_everywhere(strategy):
     def with_an_outlier(x):
         x[11] *= 1e6  # in the second step
@@ -205,7 +209,7 @@ def mixed(policy: str, strategy: str):
     return plain, ours, expected.history["loss"], actual.history["loss"]
 
 
-@pytest.mark.parametrize("strategy", ["S", "P", "S and P"])
+@pytest.mark.parametrize("strategy", ["P", "S and P"])
 def test_mixed_float16_scales_the_loss_by_itself(strategy):
     plain, ours, expected, actual = mixed("mixed_float16", strategy)
     assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -216,7 +220,7 @@ def test_mixed_float16_scales_the_loss_by_itself(strategy):
         np.testing.assert_allclose(one, other, atol=2e-3)
 
 
-@pytest.mark.parametrize("strategy", ["S", "S and P"])
+@pytest.mark.parametrize("strategy", ["S and P"])
 def test_mixed_bfloat16_keeps_weights_in_float32(strategy):
     plain, ours, expected, actual = mixed("mixed_bfloat16", strategy)
     assert {w.dtype for w in ours.weights} == {"float32"}

@@ -130,15 +130,31 @@ STRATEGIES = {
 }
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("name", "optimizer"), [("LSTM, 2", "adam"), ("translator, 2", "sgd")])
+@pytest.mark.parametrize(
+    ("name", "optimizer", "strategy"),
+    [
+        *(("LSTM, 2", "adam", strategy) for strategy in STRATEGIES),
+        ("translator, 2", "sgd", "S and P"),
+        ("translator, 2", "sgd", "wavefront"),
+        ("translator, 2", "sgd", "anything"),
+    ],
+)
 def test_blocks_of_steps_train_as_keras_does(name, optimizer, strategy):
     chosen = STRATEGIES[strategy](lowering(name))
     assert_equal_training(name, optimizer, train(KNOWN[name], optimizer, chosen))
 
 
-@pytest.mark.parametrize("strategy", ["P", "S and P", "anything"])
-@pytest.mark.parametrize("name", ["LSTM, whole", "GRU, 2", "GRU, whole", "classifier, 2"])
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("LSTM, whole", "P"),
+        ("LSTM, whole", "anything"),
+        ("GRU, whole", "S and P"),
+        ("GRU, 2", "P"),
+        ("GRU, 2", "anything"),
+        ("classifier, 2", "S and P"),
+    ],
+)
 def test_recurrent_layers_split_by_units_train_as_keras_does(name, strategy):
     chosen = STRATEGIES[strategy](lowering(name))
     assert_equal_training(name, "sgd", train(KNOWN[name], "sgd", chosen))

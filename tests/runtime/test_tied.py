@@ -227,7 +227,7 @@ def test_any_strategy_trains_as_keras_does(name):
     assert_trains_as_in_keras(name, "anything 1", "adam")
 
 
-@pytest.mark.parametrize("seed", [2, 3, 4])
+@pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("name", ["reversible", "adapted"])
 def test_other_strategies_train_as_keras_does(name, seed):
     assert_trains_as_in_keras(name, f"anything {seed}", "sgd")
