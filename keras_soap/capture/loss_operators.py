@@ -29,6 +29,7 @@ from keras_soap.capture.loss_trials import (
     NUM_SAMPLES,
     kind_of_loss,
     kind_of_metric,
+    takes_logits,
     treats_values_alone,
 )
 from keras_soap.capture.traced import Traced
@@ -84,11 +85,9 @@ class LossOutput:
                 f"values of shape {self.shape}. Let the loss give a value for each step."
             )
         self.blocks = self._blocks(read)
-        self.logits = [
-            None if self.kind else _logits(builder, refs[0], loss) for refs in self.blocks
-        ]
-        if not self.kind and self.logits == [None] and read[0].blocks:
-            of_blocks = [_logits(builder, ref, loss) for ref in read[0].blocks]
+        self.logits = [self._logits(refs[0]) for refs in self.blocks]
+        if self.logits == [None] and read[0].blocks:
+            of_blocks = [self._logits(ref) for ref in read[0].blocks]
             found = tuple(ref for ref in of_blocks if ref is not None)
             if len(found) == len(of_blocks):
                 self.logits = [builder.whole(Traced(blocks=found))]
@@ -131,13 +130,13 @@ class LossOutput:
                 (refs[0] if of_block is None else of_block, *refs[1:])
                 for refs, of_block in zip(self.blocks, logits, strict=True)
             ]
-        elif self.kind is not None:
-            term = BatchLossTerm(here, *shared, *of_loss, None, self.kind)
-            attributes |= {"is_whole": True} if self.kind == "whole" else {}
-            inputs = self.blocks
         else:
             at = None if logits[0] is None else len(self.blocks[0])
-            term = LossTerm(here, *shared, *of_loss, at)
+            if self.kind is not None:
+                term = BatchLossTerm(here, *shared, *of_loss, at, self.kind)
+                attributes |= {"is_whole": True} if self.kind == "whole" else {}
+            else:
+                term = LossTerm(here, *shared, *of_loss, at)
             inputs = [
                 refs if of_block is None else (*refs, of_block)
                 for refs, of_block in zip(self.blocks, logits, strict=True)
@@ -146,8 +145,8 @@ class LossOutput:
             "loss": _function(self.loss) or type(self.loss).__name__,
             "weight": term.weight,
             "report_bytes": term.report_bytes,
-            # The prediction, where the loss is of its logits.
-            "constant_inputs": [0] if term.logits_at else [],
+            # The prediction, where the loss is of its logits alone.
+            "constant_inputs": [0] if term.logits_at and _cross_entropy(self.loss) else [],
             "is_normalized": term.is_normalized,
         }
         kind = "cross_entropy" if splits_classes else "loss"
@@ -203,6 +202,24 @@ class LossOutput:
             for tensor, has_steps in zip(read, steps, strict=True)
         ]
         return list(zip(*by_input, strict=True))
+
+    def _logits(self, prediction: TensorRef) -> TensorRef | None:
+        """What the prediction is a softmax or sigmoid of, if the loss works on that."""
+        operator = self.builder.operators[prediction.operator]
+        attributes = operator.attributes
+        layer = self.builder.layers[prediction.operator]
+        wanted = _cross_entropy(self.loss)
+        for activation in ("softmax", "sigmoid") if wanted is None else (wanted,):
+            is_activation = operator.kind != "dense" and attributes.get("activation") == activation
+            is_layer = type(layer).__name__.lower() == activation
+            if is_activation or (is_layer and attributes.get("axis", -1) == -1):
+                break
+        else:
+            return None
+        same_dtype = operator.output.dtype == keras.backend.standardize_dtype(self.loss.dtype)
+        if len(operator.inputs) > 1 or not same_dtype or not takes_logits(self.loss, self.specs):
+            return None
+        return operator.inputs[0]
 
     def _splits_classes(self) -> bool:
         """Whether the loss is a cross-entropy of logits that are at hand."""
@@ -278,21 +295,3 @@ def _cross_entropy(loss: Any) -> str | None:
         keras.losses.binary_crossentropy: "sigmoid",
     }
     return functions.get(getattr(loss, "fn", None))
-
-
-def _logits(builder: GraphBuilder, prediction: TensorRef, loss: Any) -> TensorRef | None:
-    """What the prediction is a softmax or sigmoid of, if the loss is its cross-entropy."""
-    wanted = _cross_entropy(loss)
-    operator = builder.operators[prediction.operator]
-    attributes = operator.attributes
-    given = getattr(loss, "_fn_kwargs", {})
-    # Keras loses sight of the logits where it leaves out a class.
-    if wanted is None or given.get("from_logits") or given.get("ignore_class") is not None:
-        return None
-    layer = builder.layers[prediction.operator]
-    is_activation = operator.kind != "dense" and attributes.get("activation") == wanted
-    is_layer = type(layer).__name__.lower() == wanted and attributes.get("axis", -1) == -1
-    same_dtype = operator.output.dtype == keras.backend.standardize_dtype(loss.dtype)
-    if (is_activation or is_layer) and len(operator.inputs) == 1 and same_dtype:
-        return operator.inputs[0]
-    return None

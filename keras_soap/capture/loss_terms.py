@@ -170,7 +170,7 @@ class LossTerm(MetricTerm):
         weight: Its weight in the total.
         tracker: The metric that Keras tracks it with, where there are several losses.
         num_values: Unreduced loss values of a whole batch.
-        logits_at: Which input is the logits of the prediction, where Keras works on them.
+        logits_at: Which input is the logits of the prediction, where the loss works on them.
     """
 
     loss: keras.losses.Loss
@@ -229,15 +229,17 @@ class LossTerm(MetricTerm):
 
     def _values(self, inputs: Sequence[Any]) -> tuple[Any, Any]:
         """Unreduced values, and their mask or None."""
-        y_pred, y_true = inputs[:2]
-        if self.logits_at is not None:
-            # Where Keras's cross-entropies look for logits. On a copy: the tensor itself may
-            # be the very output of the softmax, and others read it.
-            logits = tf.cast(inputs[self.logits_at], self.loss.dtype)
-            y_pred = tf.identity(tf.cast(y_pred, self.loss.dtype))
-            y_pred._keras_logits = logits
-        values = loss_values(self.loss, y_true, y_pred)
+        values = loss_values(self.loss, inputs[1], self._prediction(inputs))
         return values, get_keras_mask(values)
+
+    def _prediction(self, inputs: Sequence[Any]) -> Any:
+        """The prediction, with its logits where Keras's cross-entropies look for them."""
+        y_pred = inputs[0]
+        if self.logits_at is not None:
+            # On a copy, which metrics do not read.
+            y_pred = tf.identity(tf.cast(y_pred, self.loss.dtype))
+            y_pred._keras_logits = tf.cast(inputs[self.logits_at], self.loss.dtype)
+        return y_pred
 
     def _mask(self, inputs: Sequence[Any]) -> Any:
         """1 for values that count, 0 for others; None if all do."""
@@ -281,12 +283,12 @@ class BatchLossTerm(LossTerm):
 
     def result(self, inputs: Sequence[Any], normalizer: Any) -> tuple[Any, Any]:
         del normalizer
-        y_pred, y_true = inputs[:2]
+        y_pred = self._prediction(inputs)
         weights, mask = self._weights_and_mask(inputs)
         if mask is not None:
-            y_pred = tf.identity(y_pred)
+            y_pred = y_pred if self.logits_at is not None else tf.identity(y_pred)
             set_keras_mask(y_pred, mask)
-        loss = self.loss(y_true, y_pred, sample_weight=weights)
+        loss = self.loss(inputs[1], y_pred, sample_weight=weights)
         if self.kind == "mean":
             loss = loss * (y_pred.shape[0] / self.batch_size)
         return loss, self._report([loss, *self.metric_states(*inputs[:2], inputs)])

@@ -4,7 +4,9 @@
    the values. Keras's own do, but for a few, and need no trial.
 2. Another loss may still be a mean, or a sum, over samples: as a function that reduces what it
    returns is. Else it needs the whole batch.
-3. What a batch adds to the state of a metric is mostly the sum of what its halves add, or, where a
+3. A loss *takes logits* if it gives something else for a prediction that Keras knows the logits of:
+   Keras's cross-entropies do, and so does whatever calls them.
+4. What a batch adds to the state of a metric is mostly the sum of what its halves add, or, where a
    function returns the mean of a batch, their mean; whatever the state was before. Of other metrics
    the state depends on whole batches, in their order.
 """
@@ -55,6 +57,24 @@ def treats_values_alone(
         _agrees(run, values, shape, axis, lambda a, b, axis=axis: np.concatenate([a, b], axis))
         for axis in range(len(shape))
     )
+
+
+def takes_logits(loss: keras.losses.Loss, specs: Sequence[TensorSpec]) -> bool:
+    """Whether a loss looks for what the prediction is a softmax or sigmoid of.
+
+    Args:
+        loss: Called without sample weights.
+        specs: Of prediction and target.
+    """
+    y_pred, y_true = map(tf.constant, _random_inputs(specs[:2]))
+    hinted = tf.identity(y_pred)
+    hinted._keras_logits = 1 - 3 * y_pred
+    try:
+        plain, other = (loss(y_true, prediction) for prediction in (y_pred, hinted))
+        return not _close(*map(keras.ops.convert_to_numpy, (plain, other)))
+    except Exception as error:
+        logging.debug("A loss is not tried: %s", error)
+        return False
 
 
 def kind_of_loss(loss: keras.losses.Loss, specs: Sequence[TensorSpec]) -> str:

@@ -219,7 +219,7 @@ class StepTracer:
                         piece = move(piece, source, device)
                 pieces.append((region, piece))
             with self._task(TaskKind.TRANSFER, number, part, device):
-                result.append(assemble(pieces) if pieces else None)
+                result.append(_apart(assemble(pieces)) if pieces else None)
         return result
 
     def _made(self, edge: Edge, producer: int) -> Region:
@@ -382,6 +382,16 @@ class StepTracer:
                 outputs = self.graph.operators[source].output_specs
                 slots = self._arriving.setdefault((source, producer), [[] for _ in outputs])
                 slots[edge.producer.output].append((region, piece))
+
+
+def _apart(tensor: tf.Tensor) -> tf.Tensor:
+    """An input of a part behind which nothing can be seen.
+
+    Keras's cross-entropies look for what a softmax or sigmoid was made of. A part would then read
+    what is not among its inputs, and send no gradient for it.
+    """
+    shows = hasattr(tensor, "_keras_logits") or tensor.op.type in ("Softmax", "Sigmoid")
+    return tf.identity(tensor) if shows else tensor
 
 
 def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

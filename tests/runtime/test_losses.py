@@ -42,11 +42,30 @@ def of_rows(y_true, y_pred):
     return ops.mean(y_true - y_pred, axis=-1) * ops.std(y_pred, axis=(2, 3))[..., None]
 
 
+def own_mixture(y_true, y_pred):
+    """A value for each sample, of the prediction and of what it is a sigmoid of."""
+    cross_entropy = keras.losses.binary_crossentropy(y_true, y_pred)
+    return cross_entropy + ops.mean(ops.square(y_true - y_pred), axis=-1)
+
+
+def mean_cross_entropy(y_true, y_pred):
+    return ops.mean(keras.losses.binary_crossentropy(y_true, y_pred))
+
+
 class OwnCall(keras.losses.Loss):
     """Does not do what Keras's does around `call`."""
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         return ops.max(ops.square(y_true - y_pred))
+
+
+def focal():
+    return keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True)
+
+
+def of_logits():
+    """Of a softmax, whose logits Keras finds all the same, with a warning."""
+    return keras.losses.CategoricalCrossentropy(from_logits=True)
 
 
 def circle():
@@ -76,6 +95,14 @@ def vector_model() -> keras.Model:
     x = keras.Input((6,), name="x")
     y = layers.Dense(8, "relu", name="inner")(x)
     return keras.Model(x, layers.Dense(4, "sigmoid", name="out")(y), name="vectors")
+
+
+def sure_model(activation: str = "sigmoid") -> keras.Model:
+    """With predictions so close to 0 and 1 that only what they are made of tells them apart."""
+    x = keras.Input((6,), name="x")
+    y = layers.Dense(8, "relu", name="inner")(x)
+    wide = keras.initializers.RandomNormal(stddev=20, seed=1)
+    return keras.Model(x, layers.Dense(4, activation, kernel_initializer=wide, name="out")(y))
 
 
 def map_model() -> keras.Model:
@@ -109,6 +136,38 @@ KNOWN |= {
     )
     for name, (make, data) in LOSSES.items()
 }
+
+OF_LOGITS = {
+    "binary cross-entropy": ("sigmoid", lambda: "binary_crossentropy"),
+    "focal": ("sigmoid", focal),
+    "own mixture": ("sigmoid", lambda: own_mixture),
+    "mean cross-entropy": ("sigmoid", lambda: mean_cross_entropy),
+    "from logits": ("softmax", of_logits),
+}
+
+KNOWN |= {
+    f"of logits, {name}": Subject(
+        lambda activation=activation: sure_model(activation),
+        lambda make=make: {"loss": make()},
+        vectors,
+    )
+    for name, (activation, make) in OF_LOGITS.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "strategy"),
+    [
+        *((loss, "S") for loss in OF_LOGITS),
+        ("focal", "S and P"),
+        ("own mixture", "O"),
+        ("mean cross-entropy", "one device"),
+    ],
+)
+def test_a_loss_takes_logits_where_it_does_on_one_device(loss, strategy):
+    subject = f"of logits, {loss}"
+    chosen = NAMED[strategy](lowering(subject))
+    assert_equal_training(subject, "sgd", train(KNOWN[subject], "sgd", chosen))
 
 
 @pytest.mark.parametrize(
