@@ -59,9 +59,46 @@ KNOWN |= {
 }
 
 
+class Autoencoder(keras.Model):
+    """Adds how far its sigmoid, which the outer loss reads too, is from the input's."""
+
+    def __init__(self):
+        super().__init__(name="autoencoder")
+        self.inner = layers.Dense(8, "relu", name="inner")
+        self.outer = layers.Dense(6, "sigmoid", name="outer")
+
+    def call(self, x):
+        y = self.outer(self.inner(x))
+        difference = keras.losses.binary_crossentropy(keras.ops.sigmoid(x), y)
+        self.add_loss(keras.ops.mean(difference))
+        return y
+
+
+def vectors(rng: np.random.Generator):
+    x, _ = vector_data(rng)
+    return x, np.abs(x)
+
+
+def built_autoencoder() -> keras.Model:
+    model = Autoencoder()
+    model(np.ones((1, 6), "float32"))
+    return model
+
+
+KNOWN["added, autoencoder"] = Subject(built_autoencoder, lambda: {"loss": "mse"}, vectors)
+
+
 @pytest.mark.parametrize(
     ("loss", "strategy"),
-    [("mean", "S"), ("mean", "P"), ("sum", "S and P"), ("whole", "S and P"), ("whole", "O")],
+    [
+        ("autoencoder", "S"),
+        ("autoencoder", "S and P"),
+        ("mean", "S"),
+        ("mean", "P"),
+        ("sum", "S and P"),
+        ("whole", "S and P"),
+        ("whole", "O"),
+    ],
 )
 def test_added_losses_train_as_in_keras(loss, strategy):
     subject = f"added, {loss}"
