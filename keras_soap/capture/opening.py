@@ -101,8 +101,8 @@ def _opened(call: Call, batch_size: int, by_mode: bool) -> OpenedCall:
     function = _trace(call, by_mode)
     if not _is_right(call, function, batch_size, by_mode):
         raise TracingError(
-            "a trial gives other outputs or states than its operations, as when call() reads the "
-            "value of a weight, or does something without Keras"
+            "a trial gives other outputs, shapes or states than its operations, as when call() "
+            "reads the value of a weight, or does something without Keras"
         )
     return function
 

@@ -261,6 +261,14 @@ class MeanOfSteps(layers.Layer):
         return ops.mean(ops.transpose(self.dense(x), (1, 0, 2)), axis=0)
 
 
+def test_a_layer_whose_operations_announce_other_shapes_than_they_make_stays_closed():
+    x = keras.Input((9, 9, 3))
+    pooled = layers.AdaptiveMaxPooling2D((3, 2))(layers.AdaptiveAveragePooling2D((4, 2))(x))
+    graph = capture(keras.Model(x, pooled), 6).graph
+    shapes = [operator.output.shape for operator in graph.operators]
+    assert shapes == [(6, 9, 9, 3), (6, 4, 2, 3), (6, 3, 2, 3)]
+
+
 def test_opening_never_costs_the_split_by_sample():
     assert kinds(of_one(MeanOfSteps(name="it"))) == {"it": "samplewise"}
 
