@@ -5,7 +5,7 @@
 2. Another loss may still be a mean, or a sum, over samples: as a function that reduces what it
    returns is. Else it needs the whole batch.
 3. A loss *takes logits* if it gives something else for a prediction that Keras knows the logits of:
-   Keras's cross-entropies do, and so does whatever calls them.
+   Keras's cross-entropies do, and need no trial; so does whatever calls them.
 4. What a batch adds to the state of a metric is mostly the sum of what its halves add, or, where a
    function returns the mean of a batch, their mean; whatever the state was before. Of other metrics
    the state depends on whole batches, in their order.
@@ -27,6 +27,15 @@ from keras_soap.graph.operator_graph import TensorSpec
 
 _OF_BATCHES = frozenset({"circle", "dice", "tversky"})
 """Functions of Keras's that do not treat values alone."""
+_OF_LOGITS = frozenset(
+    {
+        "binary_crossentropy",
+        "binary_focal_crossentropy",
+        "categorical_crossentropy",
+        "sparse_categorical_crossentropy",
+    }
+)
+"""Functions of Keras's that take logits."""
 NUM_SAMPLES = 4
 
 Run = Callable[[Sequence[Any]], Sequence[np.ndarray]]
@@ -66,6 +75,9 @@ def takes_logits(loss: keras.losses.Loss, specs: Sequence[TensorSpec]) -> bool:
         loss: Called without sample weights.
         specs: Of prediction and target.
     """
+    if is_keras(loss) and isinstance(loss, LossFunctionWrapper) and _is_of_keras(loss.fn):
+        # Where it leaves out a class, Keras loses sight of the logits.
+        return loss.fn.__name__ in _OF_LOGITS and loss._fn_kwargs.get("ignore_class") is None
     y_pred, y_true = map(tf.constant, _random_inputs(specs[:2]))
     hinted = tf.identity(y_pred)
     hinted._keras_logits = 1 - 3 * y_pred
@@ -135,10 +147,14 @@ def _is_alone(wrapper: Any) -> bool:
     function = getattr(wrapper, "fn", None) or getattr(wrapper, "_fn", None)
     given = getattr(wrapper, "_fn_kwargs", {})
     return (
-        str(getattr(function, "__module__", "")).startswith("keras.")
+        _is_of_keras(function)
         and getattr(function, "__name__", "") not in _OF_BATCHES
         and given.get("axis", -1) == -1
     )
+
+
+def _is_of_keras(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("keras.")
 
 
 def _kind(run: Run, values: Sequence[np.ndarray], more: tuple[int, ...]) -> str:

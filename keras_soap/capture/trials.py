@@ -156,10 +156,16 @@ def evaluate(function: Function, inputs: Sequence[Any], training: bool) -> list[
         outputs = keras.tree.flatten(node.operation(*args, **kwargs))
         for output, announced in zip(outputs, node.outputs, strict=True):
             set_keras_mask(output, None)
-            if tuple(output.shape) != tuple(announced.shape):
+            if not _fits(output.shape, announced.shape):
                 raise _OtherShapeError
         tensors.update(zip(map(id, node.outputs), outputs, strict=True))
     return [tensors[id(x)] for x in _made_by(function)]
+
+
+def _fits(shape: Sequence[int], announced: Sequence[int | None]) -> bool:
+    return len(shape) == len(announced) and all(
+        b is None or a == b for a, b in zip(shape, announced, strict=True)
+    )
 
 
 def _masked_inputs(node: Any, tensors: dict[int, Any]) -> dict[int, Any]:
