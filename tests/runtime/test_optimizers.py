@@ -118,28 +118,25 @@ def test_clipping_of_accumulated_gradients(strategy, clipping):
     )
 
 
-@pytest.mark.parametrize("strategy", ["S and P"])
-def test_clipping_of_convolutions_and_normalization(strategy):
-    train_both("images", strategy, lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.1), 2e-5)
+def test_clipping_of_convolutions_and_normalization():
+    train_both("images", "S and P", lambda: keras.optimizers.SGD(0.05, global_clipnorm=0.1), 2e-5)
 
 
-@pytest.mark.parametrize("strategy", ["S and P"])
-def test_averages_that_overwrite_weights(strategy):
+def test_averages_that_overwrite_weights():
     train_both(
         "vectors",
-        strategy,
+        "S and P",
         lambda: keras.optimizers.SGD(
             0.1, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=2
         ),
     )
 
 
-@pytest.mark.parametrize("strategy", ["S and P"])
-def test_a_fixed_loss_scale(strategy):
-    train_both("vectors", strategy, lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0))
+def test_a_fixed_loss_scale():
+    train_both("vectors", "S and P", lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0))
     train_both(
         "vectors",
-        strategy,
+        "S and P",
         lambda: keras.optimizers.SGD(0.1, loss_scale_factor=128.0, clipnorm=0.02),
     )
 
@@ -220,9 +217,8 @@ def test_mixed_float16_scales_the_loss_by_itself(strategy):
         np.testing.assert_allclose(one, other, atol=2e-3)
 
 
-@pytest.mark.parametrize("strategy", ["S and P"])
-def test_mixed_bfloat16_keeps_weights_in_float32(strategy):
-    plain, ours, expected, actual = mixed("mixed_bfloat16", strategy)
+def test_mixed_bfloat16_keeps_weights_in_float32():
+    plain, ours, expected, actual = mixed("mixed_bfloat16", "S and P")
     assert {w.dtype for w in ours.weights} == {"float32"}
     # To the digits that bfloat16 has.
     np.testing.assert_allclose(actual, expected, rtol=1e-2)
