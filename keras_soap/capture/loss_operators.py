@@ -26,7 +26,9 @@ from keras_soap.capture.loss_terms import (
     report_dtype,
 )
 from keras_soap.capture.loss_trials import (
+    CROSS_ENTROPIES,
     NUM_SAMPLES,
+    is_of_keras,
     kind_of_loss,
     kind_of_metric,
     takes_logits,
@@ -289,9 +291,5 @@ def _function(loss: Any) -> str:
 
 def _cross_entropy(loss: Any) -> str | None:
     """The activation that a loss is the cross-entropy of, if it is one of Keras's."""
-    functions = {
-        keras.losses.sparse_categorical_crossentropy: "softmax",
-        keras.losses.categorical_crossentropy: "softmax",
-        keras.losses.binary_crossentropy: "sigmoid",
-    }
-    return functions.get(getattr(loss, "fn", None))
+    is_known = is_of_keras(getattr(loss, "fn", None))
+    return CROSS_ENTROPIES.get(_function(loss)) if is_known else None

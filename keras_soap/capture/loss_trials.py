@@ -27,14 +27,13 @@ from keras_soap.graph.operator_graph import TensorSpec
 
 _OF_BATCHES = frozenset({"circle", "dice", "tversky"})
 """Functions of Keras's that do not treat values alone."""
-_OF_LOGITS = frozenset(
-    {
-        "binary_crossentropy",
-        "binary_focal_crossentropy",
-        "categorical_crossentropy",
-        "sparse_categorical_crossentropy",
-    }
-)
+CROSS_ENTROPIES = {
+    "binary_crossentropy": "sigmoid",
+    "categorical_crossentropy": "softmax",
+    "sparse_categorical_crossentropy": "softmax",
+}
+"""Functions of Keras's that are of logits alone, and the activation that these are before."""
+_OF_LOGITS = frozenset({*CROSS_ENTROPIES, "binary_focal_crossentropy"})
 """Functions of Keras's that take logits."""
 NUM_SAMPLES = 4
 
@@ -75,7 +74,7 @@ def takes_logits(loss: keras.losses.Loss, specs: Sequence[TensorSpec]) -> bool:
         loss: Called without sample weights.
         specs: Of prediction and target.
     """
-    if is_keras(loss) and isinstance(loss, LossFunctionWrapper) and _is_of_keras(loss.fn):
+    if is_keras(loss) and isinstance(loss, LossFunctionWrapper) and is_of_keras(loss.fn):
         # Where it leaves out a class, Keras loses sight of the logits.
         return loss.fn.__name__ in _OF_LOGITS and loss._fn_kwargs.get("ignore_class") is None
     y_pred, y_true = map(tf.constant, _random_inputs(specs[:2]))
@@ -147,13 +146,14 @@ def _is_alone(wrapper: Any) -> bool:
     function = getattr(wrapper, "fn", None) or getattr(wrapper, "_fn", None)
     given = getattr(wrapper, "_fn_kwargs", {})
     return (
-        _is_of_keras(function)
+        is_of_keras(function)
         and getattr(function, "__name__", "") not in _OF_BATCHES
         and given.get("axis", -1) == -1
     )
 
 
-def _is_of_keras(function: Any) -> bool:
+def is_of_keras(function: Any) -> bool:
+    """Whether a function that a loss or metric wraps is Keras's own."""
     return str(getattr(function, "__module__", "")).startswith("keras.")
 
 

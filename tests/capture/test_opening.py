@@ -215,41 +215,6 @@ def test_what_a_trace_does_not_show_keeps_a_layer_closed(layer, kind):
     assert kinds(of_one(layer(name="it"))) == {"it": kind}
 
 
-class Slope:
-    """An activation that Keras cannot serialize: it has no `get_config`."""
-
-    def __call__(self, x):
-        return 2.0 * x
-
-
-class Tenths:
-    """An initializer likewise."""
-
-    def __call__(self, shape, dtype=None):
-        return ops.full(shape, 0.1, dtype)
-
-
-@pytest.mark.parametrize(
-    ("layer", "made_of"),
-    [
-        (layers.Dense(WIDTH, activation=Slope(), name="it"), ["matmul", "add", "multiply"]),
-        (
-            layers.Dense(WIDTH, "softmax", kernel_initializer=Tenths(), name="it"),
-            ["matmul", "add", "softmax"],
-        ),
-    ],
-)
-def test_a_layer_that_cannot_be_made_again_smaller_is_opened_up(layer, made_of):
-    assert list(kinds(of_one(layer))) == [f"it/{operation}" for operation in made_of]
-
-
-def test_or_else_is_split_by_sample_alone():
-    layer = layers.Conv1D(WIDTH, 2, strides=2, activation=Slope(), name="it")
-    found = kinds(of_one(layer))
-    assert "convolution" not in found.values()
-    assert found["it/conv"] == "samplewise"
-
-
 class MeanOfSteps(layers.Layer):
     """Puts steps before samples, so that no rule knows which axis is which."""
 
@@ -259,14 +224,6 @@ class MeanOfSteps(layers.Layer):
 
     def call(self, x):
         return ops.mean(ops.transpose(self.dense(x), (1, 0, 2)), axis=0)
-
-
-def test_a_layer_whose_operations_announce_other_shapes_than_they_make_stays_closed():
-    x = keras.Input((9, 9, 3))
-    pooled = layers.AdaptiveMaxPooling2D((3, 2))(layers.AdaptiveAveragePooling2D((4, 2))(x))
-    graph = capture(keras.Model(x, pooled), 6).graph
-    shapes = [operator.output.shape for operator in graph.operators]
-    assert shapes == [(6, 9, 9, 3), (6, 4, 2, 3), (6, 3, 2, 3)]
 
 
 def test_opening_never_costs_the_split_by_sample():
