@@ -25,7 +25,8 @@ def held(graph: TaskGraph, task: int) -> list[int]:
 def check(graph: TaskGraph, timeline: Timeline) -> None:
     """Asserts that `timeline` is what the rules of `reference` make of `graph`."""
     ready, start, end = timeline.ready_ns, timeline.start_ns, timeline.end_ns
-    np.testing.assert_array_equal(end - start, graph.run_time_ns)
+    freed = start + graph.run_time_ns
+    np.testing.assert_array_equal(end, np.maximum(freed, ready + graph.alone_time_ns))
     before = predecessors(graph)
     for task in range(graph.num_tasks):
         assert ready[task] == max((end[p] for p in before[task]), default=0)
@@ -34,21 +35,21 @@ def check(graph: TaskGraph, timeline: Timeline) -> None:
         for resource in held(graph, task):
             on[resource].append(task)
     for resource, tasks in enumerate(on):
-        tasks.sort(key=lambda t: (start[t], end[t], ready[t]))
+        tasks.sort(key=lambda t: (start[t], freed[t], ready[t]))
         capacity = int(graph.capacity[resource])
         for number, task in enumerate(tasks):
-            running = [t for t in tasks[:number] if end[t] > start[task]]
-            assert len(running) < capacity or start[task] == end[task], "too many tasks at once"
+            running = [t for t in tasks[:number] if freed[t] > start[task]]
+            assert len(running) < capacity or start[task] == freed[task], "too many tasks at once"
         if capacity > 1:
             continue  # What waits for another resource may be overtaken.
         for earlier, later in itertools.pairwise(tasks):
-            assert ready[earlier] <= ready[later] or end[earlier] == start[earlier]
+            assert ready[earlier] <= ready[later] or freed[earlier] == start[earlier]
             # Ties go by number, but a task without length may have made the other one ready.
-            if ready[earlier] == ready[later] and later < earlier and start[later] < end[later]:
+            if ready[earlier] == ready[later] and later < earlier and start[later] < freed[later]:
                 assert any(ready[p] == ready[later] for p in before[later])
     for task in range(graph.num_tasks):
         busy = [other for r in held(graph, task) for other in on[r]]
-        assert start[task] == ready[task] or any(end[o] == start[task] for o in busy), "idle"
+        assert start[task] == ready[task] or any(freed[o] == start[task] for o in busy), "idle"
 
 
 def check_links(graph: TaskGraph, share_cores: bool = False) -> None:

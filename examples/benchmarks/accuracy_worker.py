@@ -7,8 +7,10 @@ profile and the topology, and `measured.json`, to which every turn of every stra
 import dataclasses
 import importlib
 import json
+import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 
 SIZES: dict[str, dict[str, int]] = {
     "alexnet": {"batch_size": 64, "image_size": 128, "classes": 100, "width": 32, "units": 1024},
-    "inception_v3": {"batch_size": 8, "image_size": 139, "classes": 100, "width": 16},
+    "inception_v3": {"batch_size": 16, "image_size": 139, "classes": 100, "width": 24},
     "resnet101": {"batch_size": 16, "image_size": 96, "classes": 100, "width": 32},
     "rnntc": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
     "rnnlm": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
@@ -26,6 +28,9 @@ SIZES: dict[str, dict[str, int]] = {
 
 RANDOM_DIMS = ("SOAP", "S", "O", "A", "P", "SAP", "SOAP", "SOP")
 """What random strategies may use, in turn."""
+
+DRAWN = 8
+"""Random strategies that are drawn for each that is asked for: those far apart are taken."""
 
 WARMUP_STEPS = 1
 """Of each turn: no batch was taken ahead of the first one."""
@@ -118,29 +123,48 @@ def plan(name: str, folder: Path, options: Options) -> None:
         seed=options.seed,
         progress=False,
     )
-    strategies: dict[str, Any] = {}
-    candidates = {"soap": found.evaluation.strategy}
-    candidates |= {name: made.strategy for name, made in problem.baselines.items()}
+    named = {"soap": found.evaluation.strategy}
+    named |= {name: made.strategy for name, made in problem.baselines.items()}
     rng = np.random.default_rng(options.seed)
-    number = 0
-    while len(strategies) < options.num_strategies:
-        if not candidates:
-            dims = RANDOM_DIMS[number % len(RANDOM_DIMS)]
-            space = Problem(captured.graph, topology, table, dims).space
-            candidates[f"random_{number}_{dims}"] = space.random_strategy(rng)
-            number += 1
-        made = next(iter(candidates))
-        strategy = candidates.pop(made)
-        if strategy not in strategies.values():
-            strategies[made] = strategy
-    predicted = {}
-    for made, strategy in strategies.items():
+    spaces = {
+        dims: Problem(captured.graph, topology, table, dims).space
+        for dims in dict.fromkeys(RANDOM_DIMS)
+    }
+    drawn = {}
+    for number in range(DRAWN * options.num_strategies):
+        dims = RANDOM_DIMS[number % len(RANDOM_DIMS)]
+        drawn[f"random_{number}_{dims}"] = spaces[dims].random_strategy(rng)
+    made_by: dict[Any, str] = {}
+    for made, strategy in {**named, **drawn}.items():
+        made_by.setdefault(strategy, made)
+    strategies = {made: strategy for strategy, made in made_by.items()}
+    times = {
+        made: problem.objective.evaluate(strategy).step_time_ns / 1e9
+        for made, strategy in strategies.items()
+    }
+    predicted = far_apart(times, [made for made in times if made in named], options.num_strategies)
+    for made in predicted:
         path = folder / f"{made}.pb"
-        lowering = problem.lowering
-        proto_io.save(path, strategy, captured.graph, lowering.dimensions, topology)
-        predicted[made] = problem.objective.evaluate(strategy).step_time_ns / 1e9
+        dimensions = problem.lowering.dimensions
+        proto_io.save(path, strategies[made], captured.graph, dimensions, topology)
     # Last, so that a plan that is there is whole.
     write_atomically(folder / "plan.json", json.dumps(predicted, indent=2).encode())
+
+
+def far_apart(times: dict[str, float], first: Sequence[str], count: int) -> dict[str, float]:
+    """`count` of `times`: those of `first`, then by turns the one farthest from all before.
+
+    Far in proportion, from the nearest. The order of two that take as long would be chance.
+    """
+    chosen = list(first[:count])
+    while len(chosen) < min(count, len(times)):
+        gaps = {
+            name: min((abs(math.log(seconds / times[other])) for other in chosen), default=0.0)
+            for name, seconds in times.items()
+            if name not in chosen
+        }
+        chosen.append(max(gaps, key=lambda name: gaps[name]))
+    return {name: times[name] for name in chosen}
 
 
 def measure(name: str, folder: Path, options: Options) -> None:

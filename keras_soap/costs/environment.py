@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 SOFTWARE = ("tensorflow", "keras", "keras_soap")
@@ -20,23 +20,22 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def describe(devices: Sequence[str], shared_cores: int = 1) -> dict[str, str]:
+def describe(device: str, cores_of_task: int = 0) -> dict[str, str]:
     """The environment of measurements.
 
     Args:
-        devices: Those that they keep busy at once, such as `"CPU:0"`.
-        shared_cores: Of how many cores the processor time of a task is shared out.
+        device: What is measured, such as `"CPU:0"`.
+        cores_of_task: Among how many cores a task's processor time is shared out; 0: none.
     """
     import tensorflow as tf
 
-    kind = devices[0].partition(":")[0]
+    kind = device.partition(":")[0]
     threading = tf.config.threading
     return {
         **software_versions(),
         "device_type": kind,
         "hardware": _gpu_name(tf) if kind == "GPU" else _cpu_name(),
-        "devices_busy": str(len(devices)),
-        **({"shared_cores": str(shared_cores)} if shared_cores > 1 else {}),
+        "cores_of_task": str(cores_of_task),
         "intra_op_threads": str(threading.get_intra_op_parallelism_threads()),
         "inter_op_threads": str(threading.get_inter_op_parallelism_threads()),
     }

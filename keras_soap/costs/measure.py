@@ -81,16 +81,14 @@ class MeasuredProfile:
         self._run = measure_parts
         self._captured = captured
         self._device = topology.devices[0]
-        names = [device.name for device in topology.devices]
-        self._devices = names[: at_once(topology)]
         self._optimizer = _default_optimizer() if optimizer is None else optimizer
         self._optimizer_name = _optimizer_name(self._optimizer)
         self._precision = precision or Precision()
         self._on_measured = on_measured
         self._entries: dict[str, PartTime] = {}
         self._updates: CostTable | None = None
-        self._shared_cores = shared_cores(topology)
-        self.environment = environment.describe(self._devices, self._shared_cores)
+        self._cores = cores_of_task(topology)
+        self.environment = environment.describe(self._device.name, self._cores)
         self.cache = CostCache(self.environment, cache_folder)
         self.num_measured = 0
         self._first, self._gradients, self._backward = _by_signature(captured)
@@ -138,9 +136,9 @@ class MeasuredProfile:
                 time = self._run.measure_update(
                     self._optimizer,
                     num_bytes,
-                    self._devices,
+                    self._device.name,
                     self._precision,
-                    self._shared_cores,
+                    self._cores,
                 )
                 self._keep(key, time, "update")
             self._entries[key] = time
@@ -179,9 +177,9 @@ class MeasuredProfile:
                 self._run.make_part(operator, regions, index),
                 self._gradients[operator.signature],
                 self._backward[operator.signature],
-                self._devices,
+                self._device.name,
                 self._precision,
-                self._shared_cores,
+                self._cores,
             )
             self._keep(self._cache_key(operator, key), time, operator.name)
         self._entries[key] = time
@@ -223,32 +221,23 @@ class MeasuredProfile:
         return number
 
 
-def at_once(topology: DeviceTopology) -> int:
-    """How many devices run a part while it is timed: logical CPUs slow each other down."""
-    first = topology.devices[0]
-    if first.kind != "CPU":
-        return 1
-    return min(topology.num_devices, first.pool_size) if first.pool else topology.num_devices
+def cores_of_task(topology: DeviceTopology) -> int:
+    """Among how many cores a task's processor time is shared out; 0: the time that passes counts.
 
-
-def shared_cores(topology: DeviceTopology) -> int:
-    """Of how many cores a task's processor time is shared out.
-
-    Where one task at a time has all cores of several logical CPUs, other tasks fill those that it
-    leaves idle, so that its time is its share of the work.
+    What a task leaves idle of the cores that logical CPUs share others fill. A device that is
+    alone, or whose operations all use all cores, is timed by the clock, as GPUs are.
     """
     first = topology.devices[0]
-    if not first.pool or first.pool_size > 1 or topology.num_devices == 1:
-        return 1
-    return num_places()
+    if not first.pool or topology.num_devices == 1 or num_places() == 1:
+        return 0
+    return max(1, num_places() * cores_per_place() // first.pool_size)
 
 
 def environment_of(topology: DeviceTopology) -> dict[str, str]:
     """The environment of measurements for a topology of this process."""
     from keras_soap.costs import environment
 
-    names = [device.name for device in topology.devices]
-    return environment.describe(names[: at_once(topology)], shared_cores(topology))
+    return environment.describe(topology.devices[0].name, cores_of_task(topology))
 
 
 def num_places() -> int:

@@ -5,9 +5,8 @@ function. Forward is what the forward pass takes beyond an empty function on the
 arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
 weights are what all together takes beyond that.
 
-On logical CPUs the others compute meanwhile, and the part runs in one thread; if there are no
-others, in all threads, as TensorFlow runs it. See `running`. Its time is then the time that passes,
-or its share of the cores' time.
+The time that counts is that which passes; on logical CPUs, which share cores, the processor time of
+all threads, shared out among the cores that a task has.
 """
 
 import functools
@@ -22,7 +21,7 @@ import tensorflow as tf
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.running import busy, on_device, runner
+from keras_soap.costs.running import on_device, runner
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
@@ -69,9 +68,9 @@ def measure_part(
     part: Part,
     differentiated: Sequence[int],
     has_backward: bool,
-    devices: Sequence[str],
+    device: str,
     precision: Precision,
-    shared_cores: int = 1,
+    cores: int = 0,
     training: bool = True,
 ) -> PartTime:
     """Times one part.
@@ -82,14 +81,14 @@ def measure_part(
         part: It.
         differentiated: Positions of inputs that gradients go to.
         has_backward: Whether it has a backward pass at all.
-        devices: The one that runs it, and others that compute meanwhile.
+        device: What runs it.
         precision: When to stop repeating.
-        shared_cores: Of how many cores its processor time is shared out; 1: the time that passes.
+        cores: Among how many its processor time is shared out; 0: the time that passes counts.
         training: Whether in training mode.
     """
     random = np.random.default_rng(0)
     values = [*_input_values(part, random), *_weight_values(part, random)]
-    arguments = on_device([x for x in values if x is not None], devices[0])
+    arguments = on_device([x for x in values if x is not None], device)
 
     def split(flat: Sequence[tf.Tensor]) -> tuple[list, list]:
         left = list(flat)
@@ -118,20 +117,24 @@ def measure_part(
             tape.watch(sources)
             outputs, others = _compute(captured, number, part, inputs, weights, training)
         floating = [x for x in outputs if x.dtype.is_floating]
+        # As in a step, where they arrive when all is computed: gradients of a convolution, which
+        # read nothing that it makes, would be computed beside it.
+        with tf.control_dependencies(outputs):
+            arrived = [tf.identity(x) for x in arrived]
         gradients = tape.gradient(floating, sources, output_gradients=list(arrived) or None)
         flat_gradients = tf.nest.flatten([g for g in gradients if g is not None], True)
         return [*outputs, *others, *flat_gradients]
 
     if not has_backward:
         functions: list[tuple[Callable, list]] = [(forward, arguments)]
-        return _part_time(functions, devices, precision, shared_cores)
-    made = runner(forward, arguments, devices[0])()[
+        return _part_time(functions, device, precision, cores)
+    made = runner(forward, arguments, device)()[
         : len(part.operator.output_specs) - part.operator.first_made
     ]
     scale = 1.0 / max(1, part.operator.output.num_elements)
     arrived = [np.full(x.shape, scale, "float32") for x in made if x.dtype.is_floating]
     arrived = [tf.cast(a, x.dtype) for a, x in zip(arrived, made, strict=False)]
-    with_arrived = [*arguments, *on_device(arrived, devices[0])]
+    with_arrived = [*arguments, *on_device(arrived, device)]
     count = len(arguments)
     functions = [
         (forward, arguments),
@@ -139,27 +142,25 @@ def measure_part(
     ]
     if any(spec.trainable for spec in part.operator.weight_specs):
         functions.append((lambda flat: both(flat[:count], flat[count:], True), with_arrived))
-    return _part_time(functions, devices, precision, shared_cores)
+    return _part_time(functions, device, precision, cores)
 
 
 def _part_time(
     functions: Sequence[tuple[Callable, list]],
-    devices: Sequence[str],
+    device: str,
     precision: Precision,
-    shared_cores: int,
+    cores: int,
 ) -> PartTime:
     """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
-    device, *others = devices
     longest, arguments = functions[-1]
-    run = functools.partial(runner, device=device, in_one_thread=bool(others))
+    run = functools.partial(runner, device=device)
     empty = run(_empty, arguments)
     once = time_in_turn([empty, run(longest, arguments)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
     runners = [run(function, given, copies=copies) for function, given in functions]
-    with busy(others):
-        timing = time_in_turn([empty, *runners], precision, _clock_ns(shared_cores))
+    timing = time_in_turn([empty, *runners], precision, _clock_ns(cores))
     forward_ns, backward_ns, weight_gradient_ns = [
-        *(time // copies // shared_cores for time in timing.beyond_previous_ns),
+        *(time // copies // max(1, cores) for time in timing.beyond_previous_ns),
         *(0, 0),
     ][:3]
     return PartTime(
@@ -170,9 +171,9 @@ def _part_time(
 def measure_update(
     optimizer: keras.optimizers.Optimizer,
     num_bytes: int,
-    devices: Sequence[str],
+    device: str,
     precision: Precision,
-    shared_cores: int = 1,
+    cores: int = 0,
 ) -> PartTime:
     """Times the update of `num_bytes` of float32 weights, by a clone of `optimizer`.
 
@@ -180,7 +181,6 @@ def measure_update(
     """
     num_elements = max(1, num_bytes // 4)
     copies = min(NUM_COPIES, max(2, UPDATED_BYTES // num_bytes))
-    device, *others = devices
     with tf.device(device):
         values = np.zeros(num_elements, "float32")
         variables = [keras.Variable(values, name=f"measured_{n}") for n in range(copies)]
@@ -192,21 +192,17 @@ def measure_update(
         return []
 
     arguments = on_device([np.ones(num_elements, "float32")] * copies, device)
-    runners = [
-        runner(function, arguments, device, in_one_thread=bool(others))
-        for function in (_empty, update)
-    ]
-    with busy(others):
-        timing = time_in_turn(runners, precision, _clock_ns(shared_cores))
-    update_ns = timing.beyond_previous_ns[0] // copies // shared_cores
+    runners = [runner(function, arguments, device) for function in (_empty, update)]
+    timing = time_in_turn(runners, precision, _clock_ns(cores))
+    update_ns = timing.beyond_previous_ns[0] // copies // max(1, cores)
     return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
 
 
-def _clock_ns(shared_cores: int) -> Callable[[], int]:
-    return time.perf_counter_ns if shared_cores == 1 else time.process_time_ns
+def _clock_ns(cores: int) -> Callable[[], int]:
+    return time.process_time_ns if cores else time.perf_counter_ns
 
 
-def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartTime:
+def measure_task_overhead(device: str, precision: Precision, cores: int = 0) -> PartTime:
     """Times what a task takes whatever its size: a dense layer of almost nothing, and a slice."""
 
     def chain(length: int) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
@@ -219,15 +215,10 @@ def measure_task_overhead(devices: Sequence[str], precision: Precision) -> PartT
         return run
 
     values = [tf.ones((1, 4)), tf.eye(4, 8), tf.zeros(8)]
-    device, *others = devices
     arguments = on_device(values, device)
-    runners = [
-        runner(chain(length), arguments, device, in_one_thread=bool(others))
-        for length in (1, 1 + NUM_CHAINED)
-    ]
-    with busy(others):
-        timing = time_in_turn(runners, precision)
-    overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED
+    runners = [runner(chain(length), arguments, device) for length in (1, 1 + NUM_CHAINED)]
+    timing = time_in_turn(runners, precision, _clock_ns(cores))
+    overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED // max(1, cores)
     return PartTime(overhead_ns, 0, timing.relative_spread, timing.num_runs)
 
 

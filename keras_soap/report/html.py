@@ -132,7 +132,7 @@ def _timeline(costs: Costs, tasks: TaskGraph, timeline: Timeline) -> str:
         kind = TaskKind(int(tasks.kind[task]))
         start, stop = tasks.resource_offsets[task : task + 2]
         x = _LABEL + int(timeline.start_ns[task]) * scale
-        width = max(int(timeline.end_ns[task] - timeline.start_ns[task]) * scale, 0.2)
+        width = max(int(tasks.run_time_ns[task]) * scale, 0.2)
         operator = int(tasks.operator[task])
         of = costs.lowering.graph.operators[operator].name if operator >= 0 else "step"
         label = html.escape(f"{of} {kind.label}")

@@ -45,7 +45,8 @@ def arrange(
             rows.append(Row(link.name, True))
     free = np.zeros(len(rows), np.int64)
     of_entry = np.zeros(len(tasks.resources), np.int64)
-    for task in np.lexsort((timeline.ready_ns, timeline.end_ns, timeline.start_ns)).tolist():
+    freed_ns = timeline.start_ns + tasks.run_time_ns
+    for task in np.lexsort((timeline.ready_ns, freed_ns, timeline.start_ns)).tolist():
         for entry in range(tasks.resource_offsets[task], tasks.resource_offsets[task + 1]):
             resource = int(tasks.resources[entry])
             row = first[resource]
@@ -53,5 +54,5 @@ def arrange(
             while row < last and free[row] > timeline.start_ns[task]:
                 row += 1
             of_entry[entry] = row
-            free[row] = timeline.end_ns[task]
+            free[row] = freed_ns[task]
     return rows, of_entry

@@ -147,11 +147,14 @@ def _event(
         args["from"] = topology.devices[tasks.source[task]].name
         args["to"] = topology.devices[tasks.destination[task]].name
     args["waited_us"] = (int(timeline.start_ns[task]) - int(timeline.ready_ns[task])) / 1e3
+    if timeline.end_ns[task] > timeline.start_ns[task] + tasks.run_time_ns[task]:
+        # It does not use all of its place, and goes on while others do.
+        args["ended_us"] = int(timeline.end_ns[task]) / 1e3
     return {
         "ph": "X",
         "name": name,
         "cat": what,
         "ts": int(timeline.start_ns[task]) / 1e3,
-        "dur": (int(timeline.end_ns[task]) - int(timeline.start_ns[task])) / 1e3,
+        "dur": int(tasks.run_time_ns[task]) / 1e3,
         "args": args,
     }

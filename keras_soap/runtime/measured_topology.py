@@ -25,7 +25,7 @@ from tqdm import tqdm
 from keras_soap.costs import environment
 from keras_soap.costs.cache import CostCache
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.measure import at_once, cores_per_place, num_places
+from keras_soap.costs.measure import cores_of_task, cores_per_place, num_places
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
@@ -80,11 +80,10 @@ def measure_topology(
     """
     precision = precision or Precision()
     topology = with_pool(topology)
-    names = [device.name for device in topology.devices]
-    busy = names[: at_once(topology)]
-    cache = CostCache(environment.describe(busy), cache_folder)
+    first, cores = topology.devices[0].name, cores_of_task(topology)
+    cache = CostCache(environment.describe(first, cores), cache_folder)
     wanted: dict[str, tuple[str, int, Callable[[], PartTime]]] = {
-        "task": ("task", 0, lambda: measure_task_overhead(busy, precision))
+        "task": ("task", 0, lambda: measure_task_overhead(first, precision, cores))
     }
     for size in COPY_BYTES if topology.num_devices > 1 else ():
         for kind, measure in (("copy", measure_copy), ("all_reduce", measure_all_reduce)):

@@ -1,18 +1,19 @@
 """Measures all that a search may ask of a model on this machine, before it asks.
 
 Logical CPUs share cores. Where an operation keeps one core at work, as convolutions do, a core runs
-one task, and its time is that in one thread. Where a task has several operations at a time, as
+one task, and its time is its processor time. Where a task has several operations at a time, as
 those of recurrent layers have, TensorFlow spreads them over idle cores, and fills with other tasks
-what they leave idle. How many tasks run at once then makes no difference: each has all cores, one
-after the other, and its time is its share of their time. Which fits a model better is measured: how
-long its heaviest operators take in one thread, and in all.
+what they leave idle. Then each task has all cores, one after the other, its time is its share of
+their time, and `Device.pool_utilization` says how many of them it keeps at work while it is alone.
+Which fits a model better is measured: by how many cores its heaviest operators use.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from keras_soap.costs.measure import MeasuredProfile
+from keras_soap.costs.measure import MeasuredProfile, cores_of_task
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions
@@ -27,8 +28,8 @@ HEAVIEST_SHARE = 0.8
 MOST_HEAVIEST = 6
 """Of them, as measuring takes time."""
 
-MOST_TASKS = 1.5
-"""A task has all cores if no more tasks than this would keep them busy."""
+SEVERAL_CORES = 1.2
+"""A task that uses more of them when it is alone has all cores."""
 
 
 def all_parts(
@@ -88,17 +89,25 @@ def with_measured_pool(
     if each_a_core == together:
         return together
     device = topology.devices[0]
-    profiles = profile_on(each_a_core), profile_on(with_pool(topology.subset(1)))
-    heaviest = _heaviest(lowering, device)
+    profiles = profile_on(with_pool(topology.subset(1))), profile_on(together)
     # But for gradients of weights, which are tasks of their own.
-    work_ns = [0, 0]
+    heaviest = _heaviest(lowering, device)
+    alone_ns, share_ns = 0, 0
     for operator, count in tqdm(heaviest, "measuring cores", disable=not progress, leave=False):
-        for way, profile in enumerate(profiles):
-            times = profile.part_times_ns(operator, _whole(lowering, operator), device)
-            work_ns[way] += count * int(times.forward[0] + times.backward[0])
-    in_one_thread_ns, in_all_threads_ns = work_ns
-    num_tasks = each_a_core.devices[0].pool_size * in_all_threads_ns / max(1, in_one_thread_ns)
-    return together if num_tasks < MOST_TASKS else each_a_core
+        alone, share = (
+            profile.part_times_ns(operator, _whole(lowering, operator), device)
+            for profile in profiles
+        )
+        alone_ns += count * int(alone.forward[0] + alone.backward[0])
+        share_ns += count * int(share.forward[0] + share.backward[0])
+    utilization = share_ns / max(1, alone_ns)
+    if utilization * cores_of_task(together) <= SEVERAL_CORES:
+        return each_a_core
+    devices = [
+        dataclasses.replace(d, pool_utilization=min(1.0, round(utilization, 3)))
+        for d in together.devices
+    ]
+    return dataclasses.replace(together, devices=tuple(devices))
 
 
 def _heaviest(lowering: Lowering, device: Device) -> list[tuple[Operator, int]]:

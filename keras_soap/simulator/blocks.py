@@ -268,3 +268,20 @@ def weigh_operator(machine, model, tables, state, n, sign):
         memory[ints[at[AT_DEVICES] + part]] += sign * num_bytes
     state.scalar[NEW_MOVED_BYTES] += sign * at[AT_BYTES]
     state.scalar[NEW_NUM_ROWS] += sign * at[AT_NUM_TASKS]
+
+
+@njit
+def weigh_wanted(machine, model, tables, state, n, sign):
+    """Adds what operator `n` computes as wanted to the proposed work, or takes it away.
+
+    Of what `weigh_operator` adds once its tasks are built, all but its reductions and updates.
+    """
+    config = tables.config[state.wanted_config[n]]
+    last = TIME_F
+    if model.op[n, OP_BACKWARD]:
+        last = TIME_W if model.op[n, OP_WEIGHTS] else TIME_B
+    for part in range(config[CONFIG_PARTS]):
+        device = state.wanted_devices[n, part]
+        for which in range(TIME_F, last + 1):
+            time = _time(machine, tables, config, part, state.wanted_devices[n], which)
+            state.load[1, machine.compute[device]] += sign * time

@@ -157,11 +157,13 @@ def restore(machine, model, state, cut, position):
     block, block_row = model.block, state.block_row
     save = min(position // state.save_every, len(state.saves))
     which = state.save_which[save - 1]
+    last_end = resource.shape[1] - 1
     for number in range(resource.shape[1]):
         resource[0, number] = state.saves[save - 1, which, 0, number] if save else 0
         resource[1, number] = state.saves[save - 1, which, 1, number] if save else 0
     for at in range(save * state.save_every, position):
-        code, end = log[at, LOG_CODE], log[at, LOG_END]
+        code, ready, end = log[at, LOG_CODE], log[at, LOG_READY], log[at, LOG_END]
+        resource[0, last_end] = max(resource[0, last_end], end)
         of = code >> INDEX_BITS
         kind, row = block[of, 0], block_row[of] + (code & INDEX_MASK)
         held, links, time = 0, 0, 0
@@ -173,8 +175,9 @@ def restore(machine, model, state, cut, position):
             time, held = task[row, TIME], task[row, RESOURCE]
         if held >= 0 and kind != REPORTS:
             place = place_of(resource[0], held, machine.capacity, machine.spare)
-            resource[1, held] += end - time - resource[0, place]
-            resource[0, place] = end
+            start = max(ready, resource[0, place])
+            resource[1, held] += start - resource[0, place]
+            resource[0, place] = start + time
         else:
             first, last = links_of_task(
                 machine.route_offsets, machine.num_devices, ints, kind, held, links

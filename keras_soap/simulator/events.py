@@ -115,6 +115,7 @@ def simulate(machine, model, tables, state, cut, size, limit):
         machine.route_offsets,
         machine.capacity,
         machine.spare,
+        machine.alone_permille,
         state.scalar,
         state.heap,
         state.new_log.reshape(-1),
@@ -166,6 +167,7 @@ def _simulate(
     route_offsets,
     capacity,
     spare,
+    alone_permille,
     scalar,
     heap,
     log,
@@ -210,6 +212,7 @@ def _simulate(
     `*_rows` are the same as they are in `State`, `Model` and `Tables`.
     """
     epoch = scalar[EPOCH]
+    last_end = len(free) - 1
     position = scalar[CUT]
     start_position = position
     next_save = (position // every + 1) * every
@@ -255,6 +258,8 @@ def _simulate(
             late = busy > limit and -(-busy // capacity[held]) > limit
             end = start + time
             free[place] = end
+            if alone_permille[held] > 1000:
+                end = max(end, ready + time * alone_permille[held] // 1000)
         else:
             first, last = links_of_task(route_offsets, num_devices, ints, kind, held, links)
             start = ready
@@ -276,6 +281,7 @@ def _simulate(
         if late or end + after > limit:
             scalar[TASKS_SIMULATED] += position - start_position + 1
             return False
+        free[last_end] = max(free[last_end], end)
         entry = position - start_position
         log[entry * NUM_LOG + LOG_CODE] = code
         log[entry * NUM_LOG + LOG_READY] = ready

@@ -6,6 +6,8 @@
 2. A proposal may come with a limit. It then ends as soon as its step certainly takes longer.
 3. With a limit, an edge of more than `PAIRS_OF_PROPOSAL` pairs counts as too long: on a thousand
    devices, rows for all parts of one operator with all of the next would take gigabytes.
+4. In a walk, which does not ask for the bytes of what it refuses, blocks are built no further once
+   what operators compute, or what they reduce as well, keeps a resource busy for too long.
 
 A call that needs a configuration or rows that are not there says so, and leaves all as it was.
 """
@@ -17,6 +19,7 @@ from keras_soap.simulator.blocks import (
     free_operator,
     set_block_rows,
     weigh_operator,
+    weigh_wanted,
 )
 from keras_soap.simulator.cut import begin, find_cut, find_position, mark_bare, restore
 from keras_soap.simulator.edge_blocks import build_edge, free_edge, weigh_edge
@@ -145,8 +148,23 @@ def _unmark(model, state):
 
 
 @njit
-def _replace(machine, model, tables, state):
-    """Takes old blocks out of the proposed loads, and builds the new ones."""
+def _busiest(machine, state):
+    """How long the resource with the most to do is busy in the proposal, as far as it is built."""
+    longest = 0
+    for resource in range(machine.num_resources):
+        share = state.load[1, resource]
+        if share > longest and resource < machine.num_devices:
+            share = -(-share // machine.capacity[resource])
+        longest = max(longest, share)
+    return longest
+
+
+@njit
+def _replace(machine, model, tables, state, limit):
+    """Takes old blocks out of the proposed loads, and builds the new ones.
+
+    False if an array must grow, or with NEED_FEWER: see rules 3 and 4.
+    """
     scalar = state.scalar
     num_changed, num_edges = scalar[NUM_CHANGED], scalar[NUM_CHANGED_EDGES]
     _copy(state.load, 1, state.load, 0)
@@ -167,10 +185,22 @@ def _replace(machine, model, tables, state):
             weigh_operator(machine, model, tables, state, n, -1)
         state.op[n, AT_NUM_TASKS] = 0
         state.op[n, AT_INTS] = 0
+    if limit < NEVER:
+        for i in range(num_changed):
+            weigh_wanted(machine, model, tables, state, state.changed[i], 1)
+        longest = _busiest(machine, state)
+        for i in range(num_changed):
+            weigh_wanted(machine, model, tables, state, state.changed[i], -1)
+        if longest > limit:
+            scalar[NEED] = NEED_FEWER
+            return False
     for i in range(num_changed):
         if not build_operator(machine, model, tables, state, state.changed[i]):
             return False
         weigh_operator(machine, model, tables, state, state.changed[i], 1)
+    if limit < NEVER and _busiest(machine, state) > limit:
+        scalar[NEED] = NEED_FEWER
+        return False
     for i in range(num_edges):
         if not build_edge(machine, model, tables, state, state.changed_edges[i]):
             return False
@@ -213,7 +243,7 @@ def _set_tails(model, state):
 @entry
 def propose(machine, model, tables, state, limit):
     """Tries a change: see `build_change`, then `run_change`."""
-    done = build_change(machine, model, tables, state)
+    done = build_change(machine, model, tables, state, NEVER)
     if done != DONE:
         return done
     return run_change(machine, model, tables, state, limit)
@@ -232,12 +262,12 @@ def reject(model, tables, state):
 
 
 @njit
-def build_change(machine, model, tables, state):
+def build_change(machine, model, tables, state, limit):
     """Makes the tasks of `state.wanted_*` for operators `state.changed[:scalar[NUM_CHANGED]]`.
 
     Returns:
-        DONE, and `run_change` or `drop_change` may follow; or EXCEEDED (rule 3) or what is missing,
-        and all is as it was.
+        DONE, and `run_change` or `drop_change` may follow; or EXCEEDED (rules 3 and 4) or what is
+        missing, and all is as it was.
     """
     scalar = state.scalar
     for i in range(scalar[NUM_CHANGED]):
@@ -248,7 +278,7 @@ def build_change(machine, model, tables, state):
             return MISSES_CONFIG
     scalar[EPOCH] += 1
     _mark(model, state)
-    if not _replace(machine, model, tables, state):
+    if not _replace(machine, model, tables, state, limit):
         drop_change(model, tables, state)
         if scalar[NEED] != NEED_FEWER:
             return MISSES_SPACE
@@ -269,12 +299,7 @@ def run_change(machine, model, tables, state, limit):
         DONE, and `take_change` or `drop_change` may follow; or EXCEEDED, and `drop_change` must.
     """
     scalar = state.scalar
-    longest = 0
-    for resource in range(machine.num_resources):
-        share = state.load[1, resource]
-        if share > longest and resource < machine.num_devices:
-            share = -(-share // machine.capacity[resource])
-        longest = max(longest, share)
+    longest = _busiest(machine, state)
     if longest > limit:
         scalar[NEW_STEP_NS] = longest
         return EXCEEDED
@@ -288,9 +313,7 @@ def run_change(machine, model, tables, state, limit):
     if not events.simulate(machine, model, tables, state, cut, size, limit):
         scalar[NEW_STEP_NS] = limit + 1
         return EXCEEDED
-    longest = 0
-    for place in range(state.resource.shape[1]):
-        longest = max(longest, state.resource[0, place])
+    longest = state.resource[0, -1]
     scalar[NEW_STEP_NS] = longest
     return DONE if longest <= limit else EXCEEDED
 

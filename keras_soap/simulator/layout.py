@@ -200,7 +200,8 @@ DONE, EXCEEDED, MISSES_CONFIG, MISSES_SPACE, MISSES_RANDOM = range(5)
 
 # Arrays that grow, as `scalar[NEED]` names them.
 NEED_TASKS, NEED_PAIRS, NEED_INTS, NEED_LOG, NEED_SCRATCH, NEED_FEWER = range(6)
-"""NEED_FEWER: nothing must grow, but an edge would have more than `MOST_PAIRS`."""
+"""NEED_FEWER: nothing must grow, but an edge would have more than `MOST_PAIRS`, or a resource more
+to do than there is time."""
 
 PAIRS_OF_PROPOSAL = 1 << 16
 """`MOST_PAIRS` where a proposal has a limit: as many as two operators of 256 parts can have."""
@@ -223,6 +224,7 @@ class Machine(NamedTuple):
     compute: np.ndarray  # (D,): resource that its tasks hold
     capacity: np.ndarray  # (resources,): how many tasks it runs at once
     spare: np.ndarray  # (resources,): first place in `State.resource` of all of them but one
+    alone_permille: np.ndarray  # (resources,): what a task alone takes, over its time
     memory_bytes: np.ndarray  # (D,)
 
 
@@ -273,14 +275,15 @@ class State(NamedTuple):
     arena: np.ndarray  # (3, 1 + 48): first unused row, then free lists by size
     load: np.ndarray  # (2, resources): busy time; accepted and proposed
     memory: np.ndarray  # (2, D): bytes; accepted and proposed
-    resource: np.ndarray  # (2, resources and spares): when free; time idle until then
+    # (2, resources, spares and one more): when free, and last when the latest task so far ends;
+    # time idle until then.
+    resource: np.ndarray
     heap: np.ndarray  # (3 * entries,): ready, code, LOG_KNOWN of each
     log: np.ndarray
     new_log: np.ndarray
     log_first: np.ndarray
-    saves: (
-        np.ndarray
-    )  # (saves, 2, 2, resources and spares): copies of `resource`, accepted and proposed
+    # (saves, 2, 2, resources, spares and one more): copies of `resource`, accepted and proposed
+    saves: np.ndarray
     save_which: np.ndarray  # (saves,): which of the two is the accepted one
     save_every: int
     scratch: np.ndarray  # (3, many): lists in the making

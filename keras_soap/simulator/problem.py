@@ -90,6 +90,7 @@ def make_machine(costs: Costs) -> tuple[Machine, np.ndarray]:
         np.array(topology.compute, np.int64),
         topology.capacity,
         count + len(topology.links) + np.cumsum(topology.capacity - 1) - (topology.capacity - 1),
+        topology.alone_permille,
         np.array([device.memory_bytes for device in topology.devices], np.int64),
     )
     return machine, np.array(links, np.int32)

@@ -2,8 +2,10 @@
 
 1. A task is ready when its last predecessor ends.
 2. Tasks are started in order of (ready time, task number): first in, first out on every resource.
-3. A task starts when it is ready and all its resources are free, and holds them until it ends. A
+3. A task starts when it is ready and all its resources are free, and holds them for its run time. A
    resource is free while fewer tasks hold it than it can run at once.
+4. Then it ends, but no sooner after it was ready than it takes alone. That is longer where it does
+   not use all of its place in a pool: others use the rest, before it starts and after it frees it.
 
 This is the full simulation of Jia, Zaharia, Aiken, "Beyond data and model parallelism for deep
 neural networks" (SysML 2019), with links that a transfer holds together instead of one connection.
@@ -38,9 +40,10 @@ def simulate(graph: TaskGraph) -> Timeline:
         first, last = graph.resource_offsets[task : task + 2]
         held = graph.resources[first:last].tolist()
         start[task] = max([ready_ns, *(free[resource][0] for resource in held)])
-        end[task] = start[task] + int(graph.run_time_ns[task])
+        freed_ns = start[task] + int(graph.run_time_ns[task])
+        end[task] = max(freed_ns, ready_ns + int(graph.alone_time_ns[task]))
         for resource in held:
-            heapq.heapreplace(free[resource], end[task])
+            heapq.heapreplace(free[resource], freed_ns)
         num_done += 1
         first, last = graph.successor_offsets[task : task + 2]
         for successor in graph.successors[first:last].tolist():

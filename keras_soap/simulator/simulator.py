@@ -26,9 +26,6 @@ from keras_soap.simulator.layout import (
     DONE,
     EXCEEDED,
     EXCESS_BYTES,
-    GRADIENTS,
-    INDEX_BITS,
-    INDEX_MASK,
     LOG_CODE,
     LOG_END,
     LOG_READY,
@@ -44,14 +41,10 @@ from keras_soap.simulator.layout import (
     NEW_STEP_NS,
     NUM_ACCEPTED,
     NUM_CHANGED,
-    P_TIME,
-    P_TIME_B,
     PAIRS_OF_PROPOSAL,
     PATIENCE_NS,
     STEP_NS,
     TASKS_SIMULATED,
-    TIME,
-    TRANSFERS,
 )
 from keras_soap.simulator.problem import make_machine, make_model
 from keras_soap.simulator.state import empty_state, grow
@@ -81,6 +74,7 @@ def simulate(graph: TaskGraph) -> Timeline:
     num_done = whole.simulate(
         graph.capacity,
         graph.run_time_ns,
+        graph.alone_time_ns,
         graph.resource_offsets,
         graph.resources,
         graph.successor_offsets,
@@ -331,20 +325,11 @@ class Simulator:
         assert self.strategy is not None
         return build(self.costs, self.strategy, self.training)
 
-    def timeline(self) -> Timeline:
-        """When the tasks of `task_graph()` run, in the same order."""
-        state, model = self._state, self._model
-        log = state.log[: self.num_tasks]
+    def ready_and_end_ns(self) -> tuple[np.ndarray, np.ndarray]:
+        """When the tasks of `task_graph()` are ready and when they end, in the same order."""
+        log = self._state.log[: self.num_tasks]
         log = log[np.argsort(log[:, LOG_CODE])]
-        blocks, indices = log[:, LOG_CODE] >> INDEX_BITS, log[:, LOG_CODE] & INDEX_MASK
-        rows, kinds = state.block_row[blocks] + indices, model.block[blocks, 0]
-        times = np.zeros(len(log), np.int64)
-        forth, back = kinds == TRANSFERS, kinds == GRADIENTS
-        other = ~(forth | back)
-        times[forth] = state.pair[rows[forth], P_TIME]
-        times[back] = state.pair[rows[back], P_TIME_B]
-        times[other] = state.task[rows[other], TIME]
-        return Timeline(log[:, LOG_READY].copy(), log[:, LOG_END] - times, log[:, LOG_END].copy())
+        return log[:, LOG_READY].copy(), log[:, LOG_END].copy()
 
     def _supply(self, missing: int) -> None:
         if missing == MISSES_CONFIG:

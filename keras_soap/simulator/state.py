@@ -47,7 +47,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
     fan_out = int((model.op[:, OP_OUT_END] - model.op[:, OP_OUT]).max(initial=1))
     # About the square root of the number of tasks, so that neither copies nor replays dominate.
     save_every = 256 if devices <= 128 else 4096
-    places = int(machine.capacity.sum())
+    places = int(machine.capacity.sum()) + 1
     num_saves = min(4096, max(64, 2**24 // places))
     arena = np.full((3, 1 + NUM_SIZES), -1, np.int64)
     arena[:, 0] = 0, 0, len(route_links)

@@ -65,7 +65,8 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
                 continue
         _want(moves, state, numbers, first_number)
         scalar[MOST_PAIRS] = NEVER if scalar[EXCESS_BYTES] else PAIRS_OF_PROPOSAL
-        done = build_change(machine, model, tables, state)
+        limit = scalar[STEP_NS] + scalar[PATIENCE_NS]
+        done = build_change(machine, model, tables, state, NEVER if scalar[EXCESS_BYTES] else limit)
         if done == EXCEEDED:
             scalar[PATIENCE_NS] = -1
             made += 1
@@ -73,7 +74,6 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
         if done != DONE:
             return made, done
         made += 1
-        limit = scalar[STEP_NS] + scalar[PATIENCE_NS]
         scalar[PATIENCE_NS] = -1
         if scalar[EXCESS_BYTES]:
             accepted = _is_better(machine, model, tables, state)

@@ -10,6 +10,7 @@ from keras_soap.simulator import queue
 def simulate(
     capacity,
     run_time_ns,
+    alone_time_ns,
     resource_offsets,
     resources,
     successor_offsets,
@@ -47,10 +48,11 @@ def simulate(
                     place = other
             chosen[resource] = place
             begin = max(begin, free[place])
-        done = begin + run_time_ns[task]
+        freed = begin + run_time_ns[task]
+        done = max(freed, ready[task] + alone_time_ns[task])
         start[task], end[task] = begin, done
         for k in range(resource_offsets[task], resource_offsets[task + 1]):
-            free[chosen[resources[k]]] = done
+            free[chosen[resources[k]]] = freed
         num_done += 1
         for k in range(successor_offsets[task], successor_offsets[task + 1]):
             successor = successors[k]

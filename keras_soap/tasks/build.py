@@ -68,6 +68,7 @@ class _Builder:
         self.topology = costs.topology
         self.configs = strategy.configs
         self.run_time_ns: list[int] = []
+        self.alone_time_ns: list[int] = []
         self.resources: list[Sequence[int]] = []
         self.successors: list[list[int]] = []
         self.rows: list[tuple[int, int, int, int, int, int]] = []
@@ -108,9 +109,11 @@ class _Builder:
         source: int = -1,
         destination: int = -1,
         num_bytes: int = 0,
+        alone_permille: int = 1000,
     ) -> int:
         task = len(self.run_time_ns)
         self.run_time_ns.append(int(run_time_ns))
+        self.alone_time_ns.append(int(run_time_ns) * alone_permille // 1000)
         self.resources.append(resources)
         self.successors.append([])
         self.rows.append((kind, operator, part, source, destination, num_bytes))
@@ -127,8 +130,11 @@ class _Builder:
         device: int,
         after: Sequence[int],
     ) -> int:
-        resources = [self.topology.compute[device]]
-        return self._add(kind, operator, part, run_time_ns, resources, after)
+        resource = self.topology.compute[device]
+        alone_permille = int(self.topology.alone_permille[resource])
+        return self._add(
+            kind, operator, part, run_time_ns, [resource], after, alone_permille=alone_permille
+        )
 
     def _transfer(
         self,
@@ -366,6 +372,7 @@ class _Builder:
             self.topology.num_devices + len(self.topology.links),
             self.topology.capacity,
             np.array(self.run_time_ns, np.int64),
+            np.array(self.alone_time_ns, np.int64),
             offsets,
             resources,
             successor_offsets,

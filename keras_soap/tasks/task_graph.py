@@ -47,6 +47,9 @@ class TaskGraph:
         num_resources: Devices and links together.
         capacity: int64 (num_resources,). How many tasks each can run at once; 1 of links.
         run_time_ns: int64 (T,). How long each task holds its resources.
+        alone_time_ns: int64 (T,). How long each takes from when it is ready while no other one that
+            holds its resources is; no less than it holds them. What it leaves unused of a place in
+            a pool others use, so that it need not end when it frees its place.
         resource_offsets: int64 (T + 1,). Task `t` holds the resources
             `resources[resource_offsets[t]:resource_offsets[t + 1]]`, all at once.
         resources: int32 (R,). See `resource_offsets`.
@@ -66,6 +69,7 @@ class TaskGraph:
     num_resources: int
     capacity: np.ndarray
     run_time_ns: np.ndarray
+    alone_time_ns: np.ndarray
     resource_offsets: np.ndarray
     resources: np.ndarray
     successor_offsets: np.ndarray

@@ -37,6 +37,8 @@ class Device:
         pool: Name of what it computes with, where devices share that, as logical CPUs share cores.
             By default it computes with its own.
         pool_size: How many tasks all devices of the pool can run at once.
+        pool_utilization: Share of its place in the pool that a task keeps at work by itself. Others
+            use what is left; while none is ready, it takes as much longer.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Device:
     task_overhead_ns: int = 0
     pool: str = ""
     pool_size: int = 1
+    pool_utilization: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +134,22 @@ class DeviceTopology:
                     f"Device {device.name!r} has pool {device.pool!r} and pool_size = "
                     f"{device.pool_size}. A pool has at least 1, and no pool has exactly 1."
                 )
-        sizes: dict[str, int] = {}
-        for device in self.devices:
-            if device.pool and sizes.setdefault(device.pool, device.pool_size) != device.pool_size:
+            share = device.pool_utilization
+            if not 0 < share <= 1 or (share < 1 and not device.pool):
                 raise TopologyError(
-                    f"Device {device.name!r} has pool_size = {device.pool_size}, but another one "
-                    f"of pool {device.pool!r} has {sizes[device.pool]}. Give all the same."
+                    f"Device {device.name!r} has pool {device.pool!r} and pool_utilization = "
+                    f"{share}. In a pool it is above 0 and at most 1, and without one exactly 1."
                 )
+        of_pool: dict[str, Device] = {}
+        for device in self.devices:
+            other = of_pool.setdefault(device.pool, device) if device.pool else device
+            for field in ("pool_size", "pool_utilization"):
+                if getattr(device, field) != getattr(other, field):
+                    raise TopologyError(
+                        f"Device {device.name!r} has {field} = {getattr(device, field)}, but "
+                        f"another one of pool {device.pool!r} has {getattr(other, field)}. Give "
+                        "all the same."
+                    )
         known = set(names)
         for connection in self.connections:
             for end in connection.ends:
@@ -178,6 +190,15 @@ class DeviceTopology:
         """int64 (devices + links,): how many tasks run on each at once; see `compute`."""
         sizes = [device.pool_size for device in self.devices]
         return np.array(sizes + [1] * len(self.links), np.int64)
+
+    @functools.cached_property
+    def alone_permille(self) -> np.ndarray:
+        """int64 (devices + links,): what a task takes that has each to itself, in thousandths.
+
+        Of the time for which it holds it; see `Device.pool_utilization`.
+        """
+        longer = [round(1000 / device.pool_utilization) for device in self.devices]
+        return np.array(longer + [1000] * len(self.links), np.int64)
 
     @functools.cached_property
     def links(self) -> tuple[Link, ...]:

@@ -46,6 +46,7 @@ def to_proto(topology: DeviceTopology) -> pb.DeviceTopology:
                 task_overhead_ns=device.task_overhead_ns,
                 pool=device.pool,
                 pool_size=device.pool_size if device.pool else 0,
+                pool_utilization=device.pool_utilization if device.pool_utilization < 1 else 0,
             )
             for device in topology.devices
         ],
@@ -112,6 +113,7 @@ def _device(message: pb.Device) -> Device:
         task_overhead_ns=message.task_overhead_ns,
         pool=message.pool,
         pool_size=message.pool_size or 1,
+        pool_utilization=message.pool_utilization or 1.0,
     )
 
 

@@ -86,7 +86,7 @@ def test_a_profile_of_something_else_is_used_with_a_warning(run):
     cost_io.save("old.pb", cost_io.from_proto(message))
     code, _, err = run("simulate", "--topology=local", "--profile=old.pb")
     assert code == 0
-    # Whether it is of devices busy together as well depends on how many cores a part kept busy.
+    # Whether cores of a task differ as well depends on how many a part kept busy.
     assert re.search(r"warning: --profile=old\.pb was made elsewhere: .*tensorflow '1\.15\.0'", err)
 
 

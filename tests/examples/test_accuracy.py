@@ -52,6 +52,15 @@ def test_the_lower_quartile_of_steps_counts_and_how_far_halves_differ_is_said(fi
     assert figures.cores({**of_turns, "processor_s": [[2.0, 8.0], [8.0, 5.0, 5.5]]}) == 1.5
 
 
+def test_random_strategies_are_those_that_are_predicted_to_lie_far_apart(accuracy):
+    far_apart = accuracy["accuracy_worker"].far_apart
+    times = {"soap": 1.0, "expert": 2.0, "a": 2.1, "b": 1.5, "c": 8.0, "d": 3.5}
+    # Gaps of ratios: c is 4 from the expert's, then d is 1.75 from it; b is 1.33, a 1.05.
+    assert list(far_apart(times, ["soap", "expert"], 5)) == ["soap", "expert", "c", "d", "b"]
+    assert far_apart(times, ["soap", "expert"], 1) == {"soap": 1.0}
+    assert far_apart(times, ["soap", "expert"], 9) == times
+
+
 def test_orders_that_rounds_do_not_agree_about_are_counted_apart(figures):
     slow, fast = pair("a", 3.0, *[9] * 6), pair("a", 1.0, *[5] * 6)
     unsteady = pair("a", 2.0, 4, 6, 4, 6, 6, 4)

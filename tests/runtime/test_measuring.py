@@ -1,5 +1,7 @@
 """`SoapStrategy` with measured costs."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -59,21 +61,21 @@ def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
     found = measured_topology.with_pool(topology)
     assert found.compute == (0, 0)
     assert found.capacity[:2].tolist() == [pool_size] * 2
-    assert measure.at_once(found) == min(2, pool_size)
+    assert measure.cores_of_task(found) == (0 if pool_size == 1 else intra)
     whole, shared = topology.devices[0], found.devices[0]
     assert shared.peak_flops_per_s * pool_size == pytest.approx(2 * whole.peak_flops_per_s)
 
 
 @pytest.mark.parametrize(
-    ("cores", "all_threads_share", "pool_size"),
-    [(2, 1.0, 2), (2, 0.8, 2), (2, 0.7, 1), (2, 0.5, 1), (8, 0.5, 8), (8, 0.15, 1)],
+    ("cores", "used", "pool_size", "utilization"),
+    [(2, 1.0, 2, 1.0), (2, 1.5, 1, 0.75), (2, 2.1, 1, 1.0), (8, 1.1, 8, 1.0), (8, 2.0, 1, 0.25)],
 )
-def test_a_task_has_all_cores_where_it_keeps_them_busy(
-    monkeypatch, cores, all_threads_share, pool_size
+def test_a_task_has_all_cores_where_it_uses_several(
+    monkeypatch, cores, used, pool_size, utilization
 ):
-    def measure_part(captured, number, part, differentiated, has_backward, devices, *_):
-        others = len(devices) - 1
-        return PartTime(int(9_000_000 * (1 if others else all_threads_share)), 0, 0.0, 1, others)
+    def measure_part(captured, number, part, differentiated, has_backward, device, _, shared):
+        # 8 ms of processor time, in `used` threads.
+        return PartTime(int(8_000_000 / (shared or used)), 0, 0.0, 1)
 
     monkeypatch.setattr(measure_parts, "measure_part", measure_part)
     monkeypatch.setattr(measure, "num_cores", lambda: cores)
@@ -89,7 +91,9 @@ def test_a_task_has_all_cores_where_it_keeps_them_busy(
 
     topology = local_topology().subset(2)
     found = with_measured_pool(Lowering(captured.graph), topology, profile_on)
-    assert found == measured_topology.with_pool(topology, one_task=pool_size == 1)
+    expected = measured_topology.with_pool(topology, one_task=pool_size == 1)
+    same = [dataclasses.replace(d, pool_utilization=utilization) for d in expected.devices]
+    assert found == dataclasses.replace(expected, devices=tuple(same))
     assert found.devices[0].pool_size == pool_size
     assert with_measured_pool(Lowering(captured.graph), found, profile_on) == found
 
@@ -112,7 +116,7 @@ def test_a_search_measures_costs_before_it_begins_and_keeps_them(measured):
     first = len(measured)
     sizes = [asked for asked in measured if isinstance(asked, int)]
     assert sizes == [size for size in measured_topology.COPY_BYTES for _ in range(2)]
-    keys = [(part.operator.kind, part.output, len(devices)) for part, devices in parts_of(measured)]
+    keys = [(part.operator.kind, part.output, *clock) for part, *clock in parts_of(measured)]
     assert len(keys) == len(set(keys)) > 0
     again = fit_with(profile="measured")
     assert len(measured) == first
@@ -146,8 +150,8 @@ def test_a_file_that_does_not_fit_is_used_with_a_warning(tmp_path, caplog):
 
 
 def parts_of(measured):
-    """Parts among measurements, each with the devices that are busy meanwhile."""
-    return [(asked[2], asked[5]) for asked in measured if isinstance(asked, tuple)]
+    """Parts that were measured, and among how many cores their time was shared out."""
+    return [(asked[2], asked[7]) for asked in measured if isinstance(asked, tuple)]
 
 
 def test_connections_that_predict_measurements_are_found():

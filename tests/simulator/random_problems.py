@@ -31,13 +31,16 @@ def task_graph(rng: np.random.Generator) -> TaskGraph:
         else [int(rng.integers(num_resources))]
         for _ in range(num_tasks)
     ]
+    run_time_ns = rng.integers(0, longest + 1, num_tasks)
+    longer = rng.integers(0, longest + 1, num_tasks) if rng.random() < 0.5 else 0
     none = np.full(num_tasks, -1, np.int32)
     zeros = np.zeros(num_tasks, np.int64)
     return TaskGraph(
         num_resources,
         num_resources,
         rng.integers(1, 4, num_resources) if rng.random() < 0.5 else np.ones(num_resources, int),
-        rng.integers(0, longest + 1, num_tasks),
+        run_time_ns,
+        run_time_ns + longer,
         np.cumsum([0] + [len(x) for x in held]),
         np.array([r for x in held for r in x], np.int32),
         np.cumsum([0] + [len(x) for x in after]),
@@ -72,9 +75,11 @@ def machine(rng: np.random.Generator) -> DeviceTopology:
     ]
     if rng.random() < 0.4:
         # Neighbours compute with the same cores, more or fewer than there are of them.
-        size = int(rng.integers(1, 4))
+        size, share = int(rng.integers(1, 4)), float(rng.choice([1.0, 0.8, 0.3]))
         devices = [
-            dataclasses.replace(device, pool=f"p{i // 3}", pool_size=size) if i % 4 else device
+            dataclasses.replace(device, pool=f"p{i // 3}", pool_size=size, pool_utilization=share)
+            if i % 4
+            else device
             for i, device in enumerate(devices)
         ]
     names = [device.name for device in devices]

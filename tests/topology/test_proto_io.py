@@ -26,7 +26,7 @@ def topologies(draw):
             draw(positive),
             draw(positive),
             draw(st.integers(0, 10**9)),
-            *draw(st.sampled_from([("", 1), ("cores", 3), ("chip", 1)])),
+            *draw(st.sampled_from([("", 1), ("cores", 3), ("chip", 1, 0.625)])),
         )
         for number in range(draw(st.integers(1, 5)))
     )
@@ -66,9 +66,10 @@ def message():
     return proto_io.to_proto(topology)
 
 
-def pools(m, *sizes):
+def pools(m, *sizes, share=0.0):
     for device, size in zip(m.devices, sizes, strict=True):
         device.pool, device.pool_size = "cores", size
+    m.devices[0].pool_utilization = share
 
 
 def spoilt(change):
@@ -90,6 +91,9 @@ def spoilt(change):
         (lambda m: setattr(m.devices[0], "node", -1), "node = -1"),
         (lambda m: setattr(m.devices[0], "pool_size", 2), "pool '' and pool_size = 2"),
         (lambda m: pools(m, 2, 3), "pool_size = 3, but another one of pool 'cores' has 2"),
+        (lambda m: setattr(m.devices[0], "pool_utilization", 0.5), "without one exactly 1"),
+        (lambda m: setattr(m.devices[0], "pool_utilization", -0.5), "pool_utilization = -0.5"),
+        (lambda m: pools(m, 1, 1, share=0.5), "pool_utilization = 1.0, but another one of pool"),
         (lambda m: m.links[0].ClearField("duplex"), "no duplex. Say FULL_DUPLEX"),
         (lambda m: m.links[0].ClearField("name"), "link between GPU:0 and hub has no name"),
         (lambda m: setattr(m.links[1], "name", "a"), "Two links are named 'a'"),
