@@ -32,6 +32,10 @@ APPLICATIONS = (
 )
 """The smallest of each family in keras.applications."""
 
+IN_FLOAT32 = ("ConvNeXt",)
+"""How names of models begin that are trained in float32 in any case: TensorFlow's gradients of
+convolutions in groups do not return in float64 on CPUs."""
+
 GROUPS = {
     "own": tuple(OWN_ARCHITECTURES),
     "keras_io": tuple(KERAS_IO_ARCHITECTURES),

@@ -241,3 +241,30 @@ def test_operators_of_other_models_and_other_devices_are_refused(tmp_path, topol
     mixed = DeviceTopology("mixed", (Device("GPU:0", model="A"), Device("GPU:1", model="B")))
     with pytest.raises(CostError, match="one model at a time"):
         profile_of(captured, mixed, tmp_path)
+
+
+def test_a_backward_pass_begins_when_the_forward_pass_has_ended(tmp_path, topology, monkeypatch):
+    _, captured = convolutional()
+    traced = []
+
+    def runner(function, arguments, device, copies=1):
+        @tf.function
+        def run(*given):
+            return function(given)
+
+        traced.append(run.get_concrete_function(*arguments).graph)
+        return lambda: run(*arguments)
+
+    monkeypatch.setattr(measure_parts, "runner", runner)
+    profile = profile_of(captured, topology, tmp_path)
+    parts = {o.kind: (o, regions) for o, regions in all_parts(Lowering(captured.graph), 1)}
+    profile.part_times_ns(*parts["convolution"], topology.devices[0])
+    backward = [op for g in traced for op in g.get_operations() if "Conv2DBackprop" in op.type]
+    assert backward
+    for op in backward:
+        before, found = [op], set()
+        while before:
+            earlier = before.pop()
+            found.add(earlier.type)
+            before += [tensor.op for tensor in earlier.inputs] + list(earlier.control_inputs)
+        assert "Conv2D" in found
