@@ -34,24 +34,6 @@ class Comparison:
         return f"{self.difference:.0e}" + ("" if self.passes(tolerance) else f", {self.of}")
 
 
-ROUNDING = 2.0
-"""So many times as much as one device differs by from itself may come from rounding."""
-
-MOST_ROUNDING = 10.0
-"""But no more than so many times the tolerance."""
-
-
-def allowed(last_digit: Comparison, tolerance: float) -> float:
-    """The tolerance, or what rounding alone may come to if that is more.
-
-    Args:
-        last_digit: One device beside itself, with inputs that differ in the last digit.
-        tolerance: Relative.
-    """
-    rounding = ROUNDING * (last_digit.difference or 0.0)
-    return max(tolerance, min(rounding, MOST_ROUNDING * tolerance))
-
-
 @dataclass(frozen=True)
 class ModelResult:
     """What was found of one model.
@@ -75,11 +57,6 @@ class ModelResult:
         """Of all strategies."""
         found = [c.difference for c in self.strategies]
         return max(math.inf if value is None else value for value in found)
-
-    def passes(self, tolerance: float) -> bool:
-        """Whether no strategy differs by more than is allowed."""
-        most = allowed(self.last_digit, tolerance)
-        return all(comparison.passes(most) for comparison in self.strategies)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ModelResult":
@@ -133,7 +110,9 @@ class Results:
     def passes(self, name: str) -> bool:
         """Whether a model is there, and differs under no strategy."""
         found = self.models.get(name)
-        return found is not None and name not in self.errors and found.passes(self.tolerance)
+        if found is None or name in self.errors:
+            return False
+        return all(comparison.passes(self.tolerance) for comparison in found.strategies)
 
     def add(self, name: str, result: ModelResult) -> None:
         """Adds a model, in the place of what was there, and writes the file."""
@@ -156,8 +135,7 @@ class Results:
                 continue
             counts = (found.num_operators, found.num_split_by_sample_only, found.num_whole)
             cells = [found.last_digit.cell(math.inf)]
-            most = allowed(found.last_digit, self.tolerance)
-            cells += [comparison.cell(most) for comparison in found.strategies]
+            cells += [comparison.cell(self.tolerance) for comparison in found.strategies]
             rows.append([name, *map(str, counts), *cells])
         failed = [name for name in names if not self.passes(name)]
         lines = [table.render(headers, rows, headers[1:])]

@@ -1,6 +1,6 @@
 """Simulates a proposal from its cut on (`cut`), and no longer than it must.
 
-1. `simulate`: as `reference.simulate`. How many predecessors of a task are missing is found when
+1. `run`: as `reference.simulate`. How many predecessors of a task are missing is found when
    the first of those after the cut ends.
 2. It stops as soon as the step must take longer than the limit: because a resource has more to do
    than there is time left, or because the operators after a task take longer than that.
@@ -99,65 +99,7 @@ def _save(saves, save_which, save, free, idle):
 
 
 @njit
-def simulate(machine, model, tables, state, cut, size, limit):
-    """Runs the queue until it is empty, or the step certainly takes longer than `limit`.
-
-    Returns:
-        Whether it ran to the end.
-    """
-    return _simulate(
-        cut,
-        size,
-        limit,
-        machine.num_devices,
-        state.save_every,
-        model.report[0],
-        machine.route_offsets,
-        machine.capacity,
-        machine.spare,
-        machine.alone_permille,
-        state.scalar,
-        state.heap,
-        state.new_log.reshape(-1),
-        state.tail,
-        state.resource[0],
-        state.resource[1],
-        state.load[1],
-        state.scratch[0],
-        state.saves,
-        state.save_which,
-        state.op.reshape(-1),
-        state.edge.reshape(-1),
-        state.task.reshape(-1),
-        state.pair.reshape(-1),
-        state.ints,
-        model.block.reshape(-1),
-        state.block_row,
-        state.block_changed,
-        state.block_first,
-        model.op.reshape(-1),
-        model.edge.reshape(-1),
-        model.out_edges,
-        model.sharers,
-        tables.config.reshape(-1),
-        tables.reduction.reshape(-1),
-        tables.combine.reshape(-1),
-        tables.members,
-        state.op,
-        state.edge,
-        state.task,
-        state.pair,
-        model.block,
-        model.op,
-        model.edge,
-        tables.config,
-        tables.reduction,
-        tables.combine,
-    )
-
-
-@njit
-def _simulate(
+def run(
     cut,
     size,
     limit,
@@ -206,10 +148,13 @@ def _simulate(
     reductions_rows,
     combines_rows,
 ):
-    """`simulate` on plain arrays: taking them out of tuples in the loop would count references.
+    """Runs the queue until it is empty, or the step certainly takes longer than `limit`.
 
-    Most are in one row, so that the compiler knows how far apart their entries are; those called
-    `*_rows` are the same as they are in `State`, `Model` and `Tables`.
+    Most arrays are in one row, so that the compiler knows how far apart their entries are; those
+    called `*_rows` are the same as they are in `State`, `Model` and `Tables`.
+
+    Returns:
+        Whether it ran to the end.
     """
     epoch = scalar[EPOCH]
     last_end = len(free) - 1

@@ -13,7 +13,7 @@ A call that needs a configuration or rows that are not there says so, and leaves
 """
 
 from keras_soap.jit import entry, njit
-from keras_soap.simulator import events
+from keras_soap.simulator import flat
 from keras_soap.simulator.blocks import (
     build_operator,
     free_operator,
@@ -310,7 +310,7 @@ def run_change(machine, model, tables, state, limit):
     scalar[CUT], scalar[CUT_READY] = position, cut
     size = restore(machine, model, state, cut, position)
     size = begin(model, tables, state, cut, size)
-    if not events.simulate(machine, model, tables, state, cut, size, limit):
+    if not flat.simulate(machine, model, tables, state, cut, size, limit):
         scalar[NEW_STEP_NS] = limit + 1
         return EXCEEDED
     longest = state.resource[0, -1]
