@@ -61,6 +61,9 @@ def check_links(graph: TaskGraph, share_cores: bool = False) -> None:
             assert resources[0] < graph.num_devices
         else:
             copies = [r for r in resources if r < graph.num_devices]
-            assert len(resources) > len(copies)
+            stays = graph.kind[task] <= TaskKind.GRADIENT_TRANSFER and (
+                graph.source[task] == graph.destination[task]
+            )
+            assert (len(resources) == len(copies)) == stays
             assert not copies or share_cores, "only shared cores copy"
             assert len(set(resources)) == len(resources)

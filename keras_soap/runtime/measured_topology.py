@@ -1,6 +1,8 @@
 """This machine's topology with what its connections and its tasks really take.
 
 1. A copy is what the runtime does for a transfer: cut on one device, moved, joined on the other.
+   It is cut and joined along the last axis, as channels and units are: that takes several times as
+   long as along the first.
 2. A reduction is the runtime's own, among all devices.
 3. Both are timed by size, a few in a row, and count all cores that they keep at work; latency and
    bandwidth are those with which the topology predicts all of these times best (least squares of
@@ -37,6 +39,9 @@ from keras_soap.topology.local import sync_devices
 
 COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 8 * 2**20, 32 * 2**20)
 """Sizes of copies and reductions that are timed."""
+
+ROW_LENGTH = 128
+"""Of tensors that are copied: float32 numbers along the last axis."""
 
 LATENCIES_NS = np.geomspace(100, 1e6, 41)
 BANDWIDTHS_BYTES_PER_S = np.geomspace(1e8, 1e12, 65)
@@ -142,19 +147,19 @@ def with_pool(topology: DeviceTopology, one_task: bool = False) -> DeviceTopolog
 def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
     """Times transfers of `num_bytes` between two devices, one after the other, to and fro."""
     names = [device.name for device in topology.devices[:2]]
-    count = max(2, num_bytes // 4)
+    rows = max(1, num_bytes // 4 // ROW_LENGTH)
 
     def copies(tensor: tf.Tensor, *rests: tf.Tensor) -> tf.Tensor:
         for hop in range(_hops(num_bytes)):
             source, target = hop % 2, (hop + 1) % 2
             with tf.device(names[source]):
-                piece = tf.slice(tensor, [1], [count - 1])
+                piece = tf.slice(tensor, [0, 1], [rows, ROW_LENGTH - 1])
             piece = move(piece, names[source], names[target])
             with tf.device(names[target]):
-                tensor = tf.concat([rests[target], piece], 0)
+                tensor = tf.concat([rests[target], piece], 1)
         return tensor
 
-    arguments = [_ones(names[0], count), *(_ones(name, 1) for name in names)]
+    arguments = [_ones(names[0], rows, ROW_LENGTH), *(_ones(name, rows, 1) for name in names)]
     return _time(topology, copies, arguments, _hops(num_bytes), precision)
 
 
@@ -181,9 +186,9 @@ def _hops(num_bytes: int) -> int:
     return 16 if num_bytes <= 2**20 else 2
 
 
-def _ones(device: str, count: int) -> tf.Tensor:
+def _ones(device: str, *shape: int) -> tf.Tensor:
     with tf.device(device):
-        return tf.ones(count)
+        return tf.ones(shape)
 
 
 def fit(topology: DeviceTopology, found: Sequence[LinkTime]) -> DeviceTopology:

@@ -111,24 +111,28 @@ class AdditiveCosts:
         return slowest
 
     def _transfers_ns(self, overlaps, element_bytes: int, back: bool) -> float:
-        """Transfers queue for the links of their routes; the busiest link counts.
+        """Transfers queue for what they hold; the busiest of that counts.
 
         Links are as fast on the way back.
         """
-        remote = overlaps.producer != overlaps.consumer
-        if not remote.any():
+        takes_time = overlaps.producer != overlaps.consumer
+        takes_time |= overlaps.copied.any(axis=0) & self._copies[overlaps.producer]
+        if not takes_time.any():
             return 0.0
-        producer, consumer = overlaps.producer[remote], overlaps.consumer[remote]
+        producer, consumer = overlaps.producer[takes_time], overlaps.consumer[takes_time]
         latency_ns, bandwidth = self._routes[:, producer, consumer]
-        num_bytes = overlaps.num_elements[remote] * element_bytes
+        num_bytes = overlaps.num_elements[takes_time] * element_bytes
         share_memory = self._compute[producer] == self._compute[consumer]
-        links = self._links[producer, consumer]
+        held = self._held[producer, consumer]
+        capacity = self.topology.capacity
         total = 0.0
-        for copied in overlaps.copied[: 2 if back else 1, remote]:
+        for copied in overlaps.copied[: 2 if back else 1, takes_time]:
             carried = np.where(share_memory, num_bytes * copied // CUT_AND_JOINED, num_bytes)
             times = latency_ns + carried * 1e9 / bandwidth
-            busy = np.bincount(links.ravel(), np.repeat(times, links.shape[1]))
-            total += float(busy[: len(self.topology.links)].max())
+            busy = np.bincount(
+                held.ravel(), np.repeat(times, held.shape[1]), minlength=len(capacity) + 1
+            )
+            total += float((busy[:-1] / capacity).max())
         return total
 
     @functools.cached_property
@@ -137,27 +141,34 @@ class AdditiveCosts:
 
     @functools.cached_property
     def _routes(self) -> np.ndarray:
-        """float64 (2, devices, devices): latency in ns and bandwidth in bytes/s, both 1 at home."""
+        """float64 (2, devices, devices): latency in ns and bandwidth in bytes/s, or 1."""
         num_devices = self.topology.num_devices
         found = np.ones((2, num_devices, num_devices))
-        for source, destination in itertools.permutations(range(num_devices), 2):
-            route = self.topology.route(source, destination)
-            found[:, source, destination] = route.latency_ns, route.bandwidth_bytes_per_s
+        for pair in self._ways:
+            route = self.topology.route(*pair)
+            found[:, *pair] = route.latency_ns, route.bandwidth_bytes_per_s
         return found
 
     @functools.cached_property
-    def _links(self) -> np.ndarray:
-        """int64 (devices, devices, most): links of each route, filled up with one too many."""
+    def _held(self) -> np.ndarray:
+        """int64 (devices, devices, most): what transfers hold, filled up with one too many."""
         num_devices = self.topology.num_devices
-        routes = {
-            pair: self.topology.route(*pair).links
-            for pair in itertools.permutations(range(num_devices), 2)
-        }
-        most = max(map(len, routes.values()), default=1)
-        found = np.full((num_devices, num_devices, most), len(self.topology.links))
-        for pair, links in routes.items():
-            found[pair][: len(links)] = links
+        ways = {pair: self.topology.held_by_transfer(*pair) for pair in self._ways}
+        most = max(map(len, ways.values()), default=1)
+        found = np.full((num_devices, num_devices, most), len(self.topology.capacity))
+        for pair, held in ways.items():
+            found[pair][: len(held)] = held
         return found
+
+    @functools.cached_property
+    def _ways(self) -> list[tuple[int, int]]:
+        """Pairs of devices between which transfers take time, a device and itself among them."""
+        pairs = itertools.product(range(self.topology.num_devices), repeat=2)
+        return [(a, b) for a, b in pairs if a != b or self.topology.copies(a)]
+
+    @functools.cached_property
+    def _copies(self) -> np.ndarray:
+        return np.array([self.topology.copies(d) for d in range(self.topology.num_devices)])
 
 
 def leading(degrees: Degrees) -> ParallelConfig:

@@ -148,19 +148,23 @@ def build_edge(machine, model, tables, state, e):
             source = int(ints[sources + p])
             pair[number, P_PARTS] = p << 32 | c
             ints[by_producer + p] += 1
-            if source == target:
+            route = source * machine.num_devices + target
+            there, back = CUT_AND_JOINED, CUT_AND_JOINED
+            if machine.route_offsets[route] == machine.route_offsets[route + 1]:
+                there, back = 0, 0
+            elif machine.compute[source] == machine.compute[target]:
+                there, back = _copied(cell, index, low, high, rank)
+            if source == target and there + back == 0:
                 pair[number, P_TIME] = -1
                 pair[number, P_TIME_B] = -1
                 pair[number, P_BYTES] = 0
                 min_f = 0
                 min_b = 0
             else:
-                there, back = num_bytes, num_bytes
-                if machine.compute[source] == machine.compute[target]:
-                    there, back = _copied(cell, index, low, high, rank)
-                    there = num_bytes * there // CUT_AND_JOINED
-                    back = num_bytes * back // CUT_AND_JOINED
-                route = source * machine.num_devices + target
+                there = num_bytes * there // CUT_AND_JOINED
+                back = num_bytes * back // CUT_AND_JOINED
+                if source == target:
+                    num_bytes = 0
                 if there != known_bytes or machine.route_class[route] != known_class:
                     known_bytes, known_class = there, machine.route_class[route]
                     known_time = transfer_ns(machine, route, there)

@@ -214,7 +214,8 @@ class Machine(NamedTuple):
     num_resources: int
     num_nodes: int
     device_node: np.ndarray  # (D,): nodes counted from 0
-    route_offsets: np.ndarray  # (D * D + 1,) by source * D + destination: links, in `State.ints`
+    route_offsets: np.ndarray  # (D * D + 1,) by source * D + destination: links, in `State.ints`;
+    # of a device to itself: what it copies with, if that takes time
     route_class: np.ndarray  # int32 (D * D,)
     class_latency: np.ndarray  # (classes of routes,)
     class_bandwidth: np.ndarray  # float64, bytes/s

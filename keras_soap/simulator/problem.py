@@ -58,10 +58,9 @@ def make_machine(costs: Costs) -> tuple[Machine, np.ndarray]:
     for source in range(count):
         for destination in range(count):
             at = source * count + destination
-            if source != destination:
+            if source != destination or topology.copies(source):
+                links.extend(topology.held_by_transfer(source, destination))
                 route = topology.route(source, destination)
-                links.extend(count + link for link in route.links)
-                links.extend(topology.movers([source]))
                 kind = (route.latency_ns, route.bandwidth_bytes_per_s)
                 route_class[at] = classes.setdefault(kind, len(classes))
             offsets[at + 1] = len(links)

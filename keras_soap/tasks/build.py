@@ -3,8 +3,9 @@
 Blocks, in order (→ are dependencies):
 
 1. For each operator: for each edge into it the transfers (producer part → transfer → consumer
-   part; on one device a plain dependency), then for each stage its forward tasks and combines;
-   for a loss, the transfers of its report to the reporting device, and the report.
+   part; on one device a plain dependency, unless cutting and joining takes time there), then for
+   each stage its forward tasks and combines; for a loss, the transfers of its report to the
+   reporting device, and the report.
 2. For each operator backwards, if gradients reach it: its backward tasks, stage by stage with the
    gradients of the combines; then those for the gradients of its weights, which no other operator
    waits for; then for each edge that carries a gradient the transfers back.
@@ -50,7 +51,7 @@ def pair_bytes(costs: Costs, strategy: Strategy, training: bool = True) -> Count
     builder = _Builder(costs, strategy, training)
     graph = builder.build()
     result: Counter[tuple[int, int]] = Counter()
-    for task in np.flatnonzero(graph.source >= 0):
+    for task in np.flatnonzero(graph.source != graph.destination):
         pair = int(graph.source[task]), int(graph.destination[task])
         result[pair] += int(graph.num_bytes[task])
     for devices, plan in builder.reductions:
@@ -145,17 +146,20 @@ class _Builder:
         destination: int,
         num_bytes: int,
         after: int,
-        copied: int = CUT_AND_JOINED,
+        copied: tuple[int, int],
     ) -> int:
-        """The task that moves `num_bytes`, or `after` itself where nothing has to move."""
-        if source == destination:
+        """The task that moves `num_bytes`, or `after` itself where there is nothing to do.
+
+        `copied` is of both ways, this one first: either both are tasks, or neither is.
+        """
+        if source == destination and not (any(copied) and self.topology.copies(source)):
             return after
-        route = self.topology.route(source, destination)
-        links = [self.topology.num_devices + link for link in route.links]
-        links += self.topology.movers([source])
-        time_ns = self.topology.transfer_time_ns(source, destination, num_bytes, copied)
+        held = self.topology.held_by_transfer(source, destination)
+        time_ns = self.topology.transfer_time_ns(source, destination, num_bytes, copied[0])
+        if source == destination:
+            num_bytes = 0
         return self._add(
-            kind, operator, part, time_ns, links, [after], source, destination, num_bytes
+            kind, operator, part, time_ns, held, [after], source, destination, num_bytes
         )
 
     def _reduce(
@@ -199,10 +203,17 @@ class _Builder:
         for edge in self.graph.in_edges[number]:
             producer = self.configs[edge.producer.operator]
             last = self.last_forward[edge.producer.operator]
-            for p, c, num_bytes, (there, _) in self._overlaps(edge):
+            for p, c, num_bytes, (there, back) in self._overlaps(edge):
                 source, destination = producer.devices[p], config.devices[c]
                 task = self._transfer(
-                    TaskKind.TRANSFER, number, c, source, destination, num_bytes, last[p], there
+                    TaskKind.TRANSFER,
+                    number,
+                    c,
+                    source,
+                    destination,
+                    num_bytes,
+                    last[p],
+                    (there, back),
                 )
                 waits[c].append(task)
         first, last = self._stages(number, TaskKind.FORWARD, waits)
@@ -211,17 +222,13 @@ class _Builder:
         report_bytes = self.graph.operators[number].attributes.get("report_bytes", 0)
         if report_bytes:
             for part, device in enumerate(config.devices):
-                self.reports.append(
-                    self._transfer(
-                        TaskKind.REPORT_TRANSFER,
-                        number,
-                        part,
-                        device,
-                        REPORT_DEVICE,
-                        report_bytes,
-                        last[part],
+                task = last[part]
+                if device != REPORT_DEVICE:
+                    kind, copied = TaskKind.REPORT_TRANSFER, (CUT_AND_JOINED, CUT_AND_JOINED)
+                    task = self._transfer(
+                        kind, number, part, device, REPORT_DEVICE, report_bytes, task, copied
                     )
-                )
+                self.reports.append(task)
 
     def _add_report(self) -> None:
         if self.reports:
@@ -295,7 +302,7 @@ class _Builder:
             if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[producer]):
                 continue
             targets = self.configs[producer].devices
-            for p, c, num_bytes, (_, back) in self._overlaps(edge):
+            for p, c, num_bytes, (there, back) in self._overlaps(edge):
                 task = self._transfer(
                     TaskKind.GRADIENT_TRANSFER,
                     number,
@@ -304,7 +311,7 @@ class _Builder:
                     targets[p],
                     num_bytes,
                     last[c],
-                    back,
+                    (back, there),
                 )
                 self.arriving[producer][p].append(task)
 

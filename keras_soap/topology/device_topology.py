@@ -4,9 +4,11 @@
 2. A transfer takes the route of lowest latency, then of highest bandwidth, then of fewest links.
 3. Over its route a transfer of s bytes takes latency + s / narrowest bandwidth.
 4. Devices of one pool have one memory: a tensor is handed over, and copied only to be cut and
-   joined. The bandwidth between them is that of both copies.
+   joined. The bandwidth between them is that of both copies. On one of them, cutting and joining
+   takes what it takes between it and another one; elsewhere it is given no time.
 """
 
+import dataclasses
 import functools
 import heapq
 import math
@@ -223,7 +225,12 @@ class DeviceTopology:
         return {}
 
     def route(self, source: int, destination: int) -> Route:
-        """Route between two different devices, by their numbers."""
+        """Route between two devices, by their numbers.
+
+        From one to itself, if it `copies`: over no link, as fast as to the one beside it.
+        """
+        if source == destination:
+            return dataclasses.replace(self.route(source, self.beside[source]), links=())
         if source not in self._routes:
             self._routes[source] = self._routes_from(source)
         route = self._routes[source][destination]
@@ -237,17 +244,34 @@ class DeviceTopology:
     def transfer_time_ns(
         self, source: int, destination: int, num_bytes: int, copied: int = CUT_AND_JOINED
     ) -> int:
-        """Time of a transfer between two different devices, by their numbers.
+        """Time of a transfer between two devices, by their numbers.
 
         Args:
             source: Has the bytes.
-            destination: Gets them.
+            destination: Gets them. The same only if it `copies`.
             num_bytes: How many.
             copied: How often they are copied to be cut and joined, as `tasks.overlap` says.
         """
         if self.compute[source] == self.compute[destination]:
             num_bytes = num_bytes * copied // CUT_AND_JOINED
         return self.route(source, destination).time_ns(num_bytes)
+
+    def held_by_transfer(self, source: int, destination: int) -> list[int]:
+        """What a transfer holds: links, numbered after the devices, then what copies."""
+        links = [self.num_devices + link for link in self.route(source, destination).links]
+        return links + self.movers([source])
+
+    @functools.cached_property
+    def beside(self) -> tuple[int, ...]:
+        """By device: the first other one of its pool; itself, where there is none."""
+        return tuple(
+            next((o for o, of in enumerate(self.compute) if of == mine and o != device), device)
+            for device, mine in enumerate(self.compute)
+        )
+
+    def copies(self, device: int) -> bool:
+        """Whether cutting and joining takes time on a device."""
+        return self.beside[device] != device
 
     @functools.cached_property
     def _neighbours(self) -> dict[str, list[tuple[str, int]]]:

@@ -36,7 +36,11 @@ def moves(graph: TaskGraph, kind: TaskKind) -> Counter:
 
 
 def expected_moves(costs: Costs, strategy: Strategy, back: bool) -> Counter:
-    """The overlapping pairs of all edges (of those that gradients go back) on two devices."""
+    """The overlapping pairs of all edges (of those that gradients go back) on two devices.
+
+    And those on one device that are cut or joined either way, where others share its memory.
+    """
+    computes_with = Counter(costs.topology.compute)
     operators, result = costs.lowering.graph, Counter()
     for edge in operators.edges:
         producer, consumer = edge.producer.operator, edge.consumer
@@ -49,13 +53,19 @@ def expected_moves(costs: Costs, strategy: Strategy, back: bool) -> Counter:
         ends = strategy.configs[producer], strategy.configs[consumer]
         found = costs.lowering.edge(edge, ends[0].degrees, ends[1].degrees)
         dtype = operators.operators[consumer].input_specs[edge.input].dtype
-        for p, c, count in zip(
-            found.producer.tolist(), found.consumer.tolist(), found.num_elements, strict=True
+        for p, c, count, copied in zip(
+            found.producer.tolist(),
+            found.consumer.tolist(),
+            found.num_elements,
+            found.copied.T,
+            strict=True,
         ):
             way = ends[0].devices[p], ends[1].devices[c]
             if way[0] != way[1]:
                 way = way[::-1] if back else way
                 result[consumer, c, *way, int(count) * dtype_bytes(dtype)] += 1
+            elif copied.any() and computes_with[costs.topology.compute[way[0]]] > 1:
+                result[consumer, c, *way, 0] += 1
     return result
 
 

@@ -18,6 +18,21 @@ def test_devices_of_a_pool_hand_over_what_moves_whole():
     assert SHARED.transfer_time_ns(0, 1, 4000, copied=2) == 50 + 4000
 
 
+def test_on_a_device_of_a_pool_cutting_and_joining_takes_as_long_as_between_two():
+    assert [SHARED.copies(device) for device in (0, 1)] == [True, True]
+    for copied in (0, 1, 2):
+        between = SHARED.transfer_time_ns(0, 1, 4000, copied)
+        assert SHARED.transfer_time_ns(1, 1, 4000, copied) == between
+    assert SHARED.held_by_transfer(0, 1) == [2, 0]
+    assert SHARED.held_by_transfer(1, 1) == [0]
+
+
+def test_a_device_with_cores_of_its_own_cuts_and_joins_in_no_time():
+    assert not any(APART.copies(device) for device in (0, 1))
+    alone = dataclasses.replace(SHARED, devices=(SHARED.devices[0], APART.devices[1]))
+    assert not any(alone.copies(device) for device in (0, 1))
+
+
 def test_other_devices_move_all_bytes_however_they_are_cut():
     times = {APART.transfer_time_ns(0, 1, 4000, copied) for copied in (0, 1, 2)}
     assert times == {50 + 4000}
