@@ -2,10 +2,10 @@
 
 For each network: its parts and the machine's connections are measured; strategies are made (data
 parallelism, model parallelism, the expert's, one that a search finds, and of random ones over S, O,
-A and P those whose predictions lie far apart); each is predicted, and trained with one thread for
-each device. All strategies of a network take short turns in one process, there and back, round
-after round, so that a machine that slows down slows them all. Of the pair that was predicted worst,
-a trace and the times of its tasks are left.
+A and P, of few or many operators, those whose predictions lie far apart); each is predicted, and
+trained with one thread for each device. All strategies of a network take short turns in one
+process, there and back, round after round, so that a machine that slows down slows them all. Of the
+pair that was predicted worst, a trace and the times of its tasks are left.
 
 With `--results_dir`, what was done is kept there, and a run that was interrupted goes on where it
 was. Measure on an idle machine.

@@ -86,10 +86,10 @@ def plan(name: str, folder: Path, options: Options) -> None:
     from keras_soap.costs.measure import MeasuredProfile
     from keras_soap.costs.timing import Precision
     from keras_soap.proto.files import write_atomically
+    from keras_soap.runtime.measured_search import measured_search
     from keras_soap.runtime.measured_topology import measure_topology
     from keras_soap.runtime.measuring import measure_all, with_measured_pool
-    from keras_soap.search.problem import Budget, Problem
-    from keras_soap.search.run import search
+    from keras_soap.search.problem import Problem
     from keras_soap.strategy import proto_io
     from keras_soap.tasks.lowering import Lowering
     from keras_soap.topology import proto_io as topology_io
@@ -110,19 +110,14 @@ def plan(name: str, folder: Path, options: Options) -> None:
     topology, _ = measure_topology(topology, precision)
     profile = profile_on(topology)
     measure_all(profile, lowering, topology)
+    found = measured_search(
+        lowering, topology, profile, options.search_budget_s, False, seed=options.seed
+    )
     table = profile.table()
     folder.mkdir(parents=True, exist_ok=True)
     topology_io.save(folder / "topology.textproto", topology)
     cost_io.save(folder / "profile.textproto", table)
     problem = Problem(captured.graph, topology, table)
-    found = search(
-        captured.graph,
-        topology,
-        table,
-        budget=Budget(options.search_budget_s),
-        seed=options.seed,
-        progress=False,
-    )
     named = {"soap": found.evaluation.strategy}
     named |= {name: made.strategy for name, made in problem.baselines.items()}
     rng = np.random.default_rng(options.seed)
@@ -133,7 +128,7 @@ def plan(name: str, folder: Path, options: Options) -> None:
     drawn = {}
     for number in range(DRAWN * options.num_strategies):
         dims = RANDOM_DIMS[number % len(RANDOM_DIMS)]
-        drawn[f"random_{number}_{dims}"] = spaces[dims].random_strategy(rng)
+        drawn[f"random_{number}_{dims}"] = partly_random(spaces[dims], rng)
     made_by: dict[Any, str] = {}
     for made, strategy in {**named, **drawn}.items():
         made_by.setdefault(strategy, made)
@@ -149,6 +144,24 @@ def plan(name: str, folder: Path, options: Options) -> None:
         proto_io.save(path, strategies[made], captured.graph, dimensions, topology)
     # Last, so that a plan that is there is whole.
     write_atomically(folder / "plan.json", json.dumps(predicted, indent=2).encode())
+
+
+def partly_random(space: Any, rng: np.random.Generator) -> Any:
+    """A strategy in which a random share of operators is anywhere, and the others on one device.
+
+    Were all anywhere, strategies of models with many operators would be alike.
+    """
+    from keras_soap.strategy.strategy import Strategy
+
+    share = rng.random()
+    spread, together = space.random_strategy(rng).configs, space.whole().configs
+    is_spread = rng.random(len(space.families)) < share
+    return Strategy(
+        tuple(
+            (spread if is_spread[family] else together)[number]
+            for number, family in enumerate(space.family_of)
+        )
+    )
 
 
 def far_apart(times: dict[str, float], first: Sequence[str], count: int) -> dict[str, float]:

@@ -31,6 +31,7 @@ class PartTime:
         relative_spread: Standard deviation of all together over their median.
         num_runs: Runs that the medians are over.
         weight_gradient_ns: Median time of the gradients of weights.
+        num_looks: How often it was measured, at different moments; the last one counts.
     """
 
     forward_ns: int
@@ -38,6 +39,7 @@ class PartTime:
     relative_spread: float = 0.0
     num_runs: int = 0
     weight_gradient_ns: int = 0
+    num_looks: int = 1
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@
 2. Operators with equal signatures have one time, as everywhere: their gradients go to any input
    that they go to in one of them.
 3. Layers from outside Keras are measured in each process anew: their code may have changed.
+4. What is measured again, as searches ask for (`runtime.measured_search`), replaces what was known.
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -123,6 +125,21 @@ class MeasuredProfile:
                         self._entries[key] = cached
         return list(found.values())
 
+    def num_looks(self, operator: Operator, regions: Regions) -> int:
+        """How often the parts were measured, the least of them; 0 where it never is."""
+        if registry.find(operator.kind).free:
+            return 0
+        looks = [self._entries[key].num_looks for key in part_keys(operator, regions)]
+        return min(looks)
+
+    def measure_again(self, operator: Operator, regions: Regions) -> None:
+        """Measures parts of which something is known already."""
+        done: set[str] = set()
+        for index, key in enumerate(part_keys(operator, regions)):
+            if key not in done:
+                done.add(key)
+                self._measure(operator, regions, index, key, self._entries[key].num_looks + 1)
+
     def measure_updates(self) -> None:
         """Makes sure that updates of all sizes are known."""
         if self._updates is not None:
@@ -170,19 +187,25 @@ class MeasuredProfile:
     def _find(self, operator: Operator, regions: Regions, index: int, key: str) -> PartTime:
         time = self._cached(operator, key)
         if time is None:
-            number = self._number(operator)
-            time = self._run.measure_part(
-                self._captured,
-                number,
-                self._run.make_part(operator, regions, index),
-                self._gradients[operator.signature],
-                self._backward[operator.signature],
-                self._device.name,
-                self._precision,
-                self._cores,
-            )
-            self._keep(self._cache_key(operator, key), time, operator.name)
+            return self._measure(operator, regions, index, key)
         self._entries[key] = time
+        return time
+
+    def _measure(
+        self, operator: Operator, regions: Regions, index: int, key: str, num_looks: int = 1
+    ) -> PartTime:
+        time = self._run.measure_part(
+            self._captured,
+            self._number(operator),
+            self._run.make_part(operator, regions, index),
+            self._gradients[operator.signature],
+            self._backward[operator.signature],
+            self._device.name,
+            self._precision,
+            self._cores,
+        )
+        time = self._entries[key] = dataclasses.replace(time, num_looks=num_looks)
+        self._keep(self._cache_key(operator, key), time, operator.name)
         return time
 
     def _keep(self, key: str | None, time: PartTime, name: str) -> None:

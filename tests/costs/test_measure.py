@@ -135,6 +135,22 @@ def test_each_shape_is_measured_once(tmp_path, topology, stopwatch):
     assert len(set(first[0].tolist())) == 1
 
 
+def test_what_is_measured_again_replaces_what_was_known(tmp_path, topology, stopwatch):
+    captured = dense(6)
+    operator, device = captured.graph.operators[1], topology.devices[0]
+    halves = Lowering(captured.graph).operator(1, (2, 1)).outputs[0]
+    profile = profile_of(captured, topology, tmp_path)
+    assert profile.part_times_ns(operator, halves, device).forward.tolist() == [1001, 1001]
+    assert profile.num_looks(operator, halves) == 1
+    profile.measure_again(operator, halves)
+    # Both halves are one part.
+    assert len(stopwatch) == 2
+    for known in (profile, profile_of(captured, topology, tmp_path)):
+        assert known.part_times_ns(operator, halves, device).forward.tolist() == [1002, 1002]
+        assert known.num_looks(operator, halves) == 2
+    assert len(stopwatch) == 2
+
+
 def test_gradients_are_those_of_the_step(tmp_path, topology, stopwatch):
     captured = dense(5, 3)
     measure_all(

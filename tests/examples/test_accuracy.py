@@ -2,8 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from keras_soap.costs.roofline import Roofline
+from keras_soap.graph.zoo import MODELS
+from keras_soap.search.problem import Problem
+from keras_soap.topology.presets import scaled_cluster
 from tests.examples.programs import loaded
 
 
@@ -59,6 +64,22 @@ def test_random_strategies_are_those_that_are_predicted_to_lie_far_apart(accurac
     assert list(far_apart(times, ["soap", "expert"], 5)) == ["soap", "expert", "c", "d", "b"]
     assert far_apart(times, ["soap", "expert"], 1) == {"soap": 1.0}
     assert far_apart(times, ["soap", "expert"], 9) == times
+
+
+def test_random_strategies_spread_few_operators_or_many(accuracy):
+    graph, topology = MODELS["alexnet"](), scaled_cluster(2)
+    space = Problem(graph, topology, Roofline()).space
+    rng = np.random.default_rng(0)
+    made = [accuracy["accuracy_worker"].partly_random(space, rng) for _ in range(40)]
+    assert all(space.contains(strategy) for strategy in made)
+    home = space.whole().configs
+    elsewhere = [
+        sum(c != at_home for c, at_home in zip(strategy.configs, home, strict=True))
+        for strategy in made
+    ]
+    # With all of them anywhere, about three quarters are elsewhere.
+    assert min(elsewhere) < 0.1 * len(home)
+    assert max(elsewhere) > 0.5 * len(home)
 
 
 def test_orders_that_rounds_do_not_agree_about_are_counted_apart(figures):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -77,6 +78,27 @@ def test_plan_is_the_cheapest_of_all_degrees(graph, bandwidth_bytes_per_s):
         for degrees in itertools.product(*problem.space.degrees)
     )
     assert cost_of(planned) == pytest.approx(best)
+
+
+def test_cutting_and_joining_costs_where_devices_share_memory():
+    graph, machine = toys.chain((64, 64, 64)), toys.machine(2)
+    shared = dataclasses.replace(
+        machine, devices=tuple(dataclasses.replace(d, pool="cores") for d in machine.devices)
+    )
+    # What one part made is read by two.
+    edge = next(e for e in graph.edges if graph.in_edges[e.producer.operator])
+    found = toys.problem(graph, machine).lowering.edge(edge, (1, 1), (2, 1))
+    assert found.copied.tolist() == [[0, 0], [1, 1]]
+    apart, beside = (
+        AdditiveCosts(toys.problem(graph, m)).edge_ns(edge, (1, 1), (2, 1))
+        for m in (machine, shared)
+    )
+    num_bytes = 4 * int(found.num_elements[0])
+    route = machine.route(0, 1)
+    assert apart == pytest.approx(2 * route.time_ns(num_bytes), abs=2)
+    # There, nothing is copied; back, both halves are joined, one after the other by the same cores.
+    expected = 2 * route.latency_ns + 2 * route.time_ns(num_bytes // 2)
+    assert beside == pytest.approx(expected, abs=4)
 
 
 @pytest.mark.parametrize("graph", [toys.chain((512, 64)), toys.chain((64, 512))])
