@@ -14,7 +14,6 @@ from keras_soap.graph.operator_graph import Edge, dtype_bytes
 from keras_soap.search.problem import Problem
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.tasks import all_reduce
-from keras_soap.topology.device_topology import CUT_AND_JOINED
 
 Degrees = tuple[int, ...]
 
@@ -127,7 +126,7 @@ class AdditiveCosts:
         capacity = self.topology.capacity
         total = 0.0
         for copied in overlaps.copied[: 2 if back else 1, takes_time]:
-            carried = np.where(share_memory, num_bytes * copied // CUT_AND_JOINED, num_bytes)
+            carried = np.where(share_memory, num_bytes * copied, num_bytes)
             times = latency_ns + carried * 1e9 / bandwidth
             busy = np.bincount(
                 held.ravel(), np.repeat(times, held.shape[1]), minlength=len(capacity) + 1

@@ -45,7 +45,6 @@ from keras_soap.simulator.layout import (
     PAIRS,
 )
 from keras_soap.simulator.reductions import transfer_ns
-from keras_soap.topology.device_topology import CUT_AND_JOINED
 
 
 @njit
@@ -149,7 +148,7 @@ def build_edge(machine, model, tables, state, e):
             pair[number, P_PARTS] = p << 32 | c
             ints[by_producer + p] += 1
             route = source * machine.num_devices + target
-            there, back = CUT_AND_JOINED, CUT_AND_JOINED
+            there, back = 1, 1
             if machine.route_offsets[route] == machine.route_offsets[route + 1]:
                 there, back = 0, 0
             elif machine.compute[source] == machine.compute[target]:
@@ -161,8 +160,8 @@ def build_edge(machine, model, tables, state, e):
                 min_f = 0
                 min_b = 0
             else:
-                there = num_bytes * there // CUT_AND_JOINED
-                back = num_bytes * back // CUT_AND_JOINED
+                there *= num_bytes
+                back *= num_bytes
                 if source == target:
                     num_bytes = 0
                 if there != known_bytes or machine.route_class[route] != known_class:

@@ -23,7 +23,6 @@ from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks import all_reduce
 from keras_soap.tasks.lowering import Costs
 from keras_soap.tasks.task_graph import TaskGraph, TaskKind
-from keras_soap.topology.device_topology import CUT_AND_JOINED
 
 REPORT_DEVICE = 0
 """Losses and metrics of all parts are summed on this device."""
@@ -224,9 +223,9 @@ class _Builder:
             for part, device in enumerate(config.devices):
                 task = last[part]
                 if device != REPORT_DEVICE:
-                    kind, copied = TaskKind.REPORT_TRANSFER, (CUT_AND_JOINED, CUT_AND_JOINED)
+                    kind, joined = TaskKind.REPORT_TRANSFER, (1, 1)
                     task = self._transfer(
-                        kind, number, part, device, REPORT_DEVICE, report_bytes, task, copied
+                        kind, number, part, device, REPORT_DEVICE, report_bytes, task, joined
                     )
                 self.reports.append(task)
 

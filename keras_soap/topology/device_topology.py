@@ -4,7 +4,7 @@
 2. A transfer takes the route of lowest latency, then of highest bandwidth, then of fewest links.
 3. Over its route a transfer of s bytes takes latency + s / narrowest bandwidth.
 4. Devices of one pool have one memory: a tensor is handed over, and copied only to be cut and
-   joined. The bandwidth between them is that of both copies. On one of them, cutting and joining
+   joined. The bandwidth between them is that of one such copy. On one of them, cutting and joining
    takes what it takes between it and another one; elsewhere it is given no time.
 """
 
@@ -253,7 +253,7 @@ class DeviceTopology:
             copied: How often they are copied to be cut and joined, as `tasks.overlap` says.
         """
         if self.compute[source] == self.compute[destination]:
-            num_bytes = num_bytes * copied // CUT_AND_JOINED
+            num_bytes *= copied
         return self.route(source, destination).time_ns(num_bytes)
 
     def held_by_transfer(self, source: int, destination: int) -> list[int]:

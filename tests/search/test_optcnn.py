@@ -97,7 +97,7 @@ def test_cutting_and_joining_costs_where_devices_share_memory():
     route = machine.route(0, 1)
     assert apart == pytest.approx(2 * route.time_ns(num_bytes), abs=2)
     # There, nothing is copied; back, both halves are joined, one after the other by the same cores.
-    expected = 2 * route.latency_ns + 2 * route.time_ns(num_bytes // 2)
+    expected = 2 * route.latency_ns + 2 * route.time_ns(num_bytes)
     assert beside == pytest.approx(expected, abs=4)
 
 

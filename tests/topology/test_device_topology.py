@@ -14,8 +14,8 @@ SHARED = dataclasses.replace(
 
 def test_devices_of_a_pool_hand_over_what_moves_whole():
     assert SHARED.transfer_time_ns(0, 1, 4000, copied=0) == 50
-    assert SHARED.transfer_time_ns(0, 1, 4000, copied=1) == 50 + 2000
-    assert SHARED.transfer_time_ns(0, 1, 4000, copied=2) == 50 + 4000
+    assert SHARED.transfer_time_ns(0, 1, 4000, copied=1) == 50 + 4000
+    assert SHARED.transfer_time_ns(0, 1, 4000, copied=2) == 50 + 8000
 
 
 def test_on_a_device_of_a_pool_cutting_and_joining_takes_as_long_as_between_two():
