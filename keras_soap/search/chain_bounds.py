@@ -1,32 +1,51 @@
-"""A lower bound of the step time for chains of operators, by dynamic programming.
+"""Which strategies of a chain of operators may beat a step time, by dynamic programming.
 
-The longest path of tasks is minimised over all strategies; how tasks queue is left out, so that no
-strategy is faster. Along the chain u → v, by part:
+A state is what the operators so far, in given configurations, say of the step time. For parts q of
+the last of them, v, and devices d:
 
-    start_v(q) = max over parts p that q reads of start_u(p) + forward_u(p) + there(p, q)
-    rest_v(q)  = backward_v(q) + max(sync_v(q), max over those p of back(p, q) + rest_u(p))
+    start_q       no part starts sooner, forward;
+    rest_q        time from the start of its backward task to the end of the step, at least;
+    then_qd       the same from when the first task of device d that waits for q can start: q's own
+                  backward task, if it is there;
+    delayed_qd    the same if d has other work before the second of those, beside that work;
+    load_qd       work of d that waits for q;
+    work_d        work of d in all backward passes so far;
+    span          time from the first backward task of v to the end of the step, at least.
 
-rest is from the start of the backward task to the end of the step. Both only grow with those of u,
-so of the ways to give u one configuration, those are enough that no other is at least as good in
-all parts. Configurations that a symmetry of devices exchanges have the same starts and rests. At
-the end of the chain the step takes max over q of start + forward + rest.
+Tasks queue for a device in order of (ready time, number), numbers descend with the operators in the
+backward pass, and gradients of weights and updates come before what is behind them. So
 
-Nor does a device end before it has done, one after the other, its work of the backward pass from v
-on, updates included; none of that starts before the first backward task of v does.
+1. The weights' gradient of q, ready when q's backward task ends, runs before all tasks of its device
+   that wait for q.
+2. If it is not reduced, the update of q is ready when that has run. So it runs before all tasks of
+   its device that wait for one of those.
+
+Whatever else is on the device only delays these tasks, and so do links. A device takes at least as
+long as its work in all. Renaming devices by a symmetry renames them in states. So states of one
+configuration out of those that symmetries exchange are enough, and equal states are one.
 """
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import Edge, OperatorGraph
-from keras_soap.search.path_bounds import NEVER, PathBounds
+from keras_soap.graph.operator_graph import Edge
+from keras_soap.search import chain_kernel
+from keras_soap.search.chain_kernel import NEVER, Moves, Work
+from keras_soap.search.path_bounds import PathBounds
 from keras_soap.search.symmetry import Permutation
 
-MOST_STATES = 20_000
+MOST_STATES = 200_000
 """Of one operator; beyond, nothing is said."""
 
+Placed = dict[int, tuple[int, Permutation]]
+"""By operator the row of its configuration, and how its devices are to be renamed."""
 
-def chain(graph: OperatorGraph) -> list[Edge] | None:
+
+def chain(bounds: PathBounds) -> list[Edge] | None:
     """The edges of the chain that the graph is, beside inputs that join it on the way, or None."""
+    graph = bounds.graph
     if any(len(members) > 1 for members in graph.sharers):
         return None
     if any(len(edges) > 1 for edges in graph.out_edges):
@@ -42,137 +61,185 @@ def chain(graph: OperatorGraph) -> list[Edge] | None:
             return None
         edges.append((ahead or list(graph.in_edges[number]))[0])
         number = edges[-1].producer.operator
-    return edges[::-1]
+    return edges[::-1] if all(map(bounds.on_chain, edges)) else None
 
 
-def nothing_below(bounds: PathBounds, group: tuple[Permutation, ...], limit_ns: int) -> bool:
-    """Whether it is certain that every strategy takes `limit_ns` or longer.
+@dataclass(frozen=True)
+class Level:
+    """States of one operator, and how they came about.
 
-    Args:
-        bounds: Of the configurations to consider.
-        group: Symmetries of the topology.
-        limit_ns: The step time to beat.
+    Attributes:
+        number: The operator.
+        rows: int64 (states,). Their configurations.
+        least_ns: int64 (states,). What strategies with such a beginning take at least.
+        came: int64 (ways, 3). The state that is reached, the state before, and the number of the
+            symmetry that its devices were renamed by; sorted.
     """
-    edges = chain(bounds.graph)
-    if not edges:
-        return False
-    first = edges[0].producer.operator
-    states = _States(bounds, group, first, limit_ns)
-    shape = bounds.own_ns[first].shape
-    rest = bounds.own_ns[first] - bounds.forward_ns[first]
-    work = _work(bounds, first)
-    states.add(np.arange(shape[0]), np.zeros(shape, np.int64), rest, work, work.max(axis=1))
-    for edge in edges:
-        following = _States(bounds, group, edge.consumer, limit_ns)
-        for row, both in states.found.items():
-            following.add(*_follow(bounds, edge, row, *states.split(both)))
-            if following.count > MOST_STATES:
-                return False
-        states = following
-    return not states.found
+
+    number: int
+    rows: np.ndarray
+    least_ns: np.ndarray
+    came: np.ndarray
 
 
-def _work(bounds: PathBounds, number: int) -> np.ndarray:
-    """int64 (configs, devices): work on each device from the backward pass on."""
-    family = bounds.family_of[number]
-    devices = bounds.domains[family].devices
-    work = bounds.load_ns[family][:, : bounds.topology.num_devices].copy()
-    for part in range(devices.shape[1]):
-        rows = np.flatnonzero(devices[:, part] >= 0)
-        work[rows, devices[rows, part]] -= bounds.forward_ns[number][rows, part]
-    return np.maximum(work, 0)
+class ChainBounds:
+    """Bounds for the chain `edges` of a graph."""
 
+    def __init__(self, bounds: PathBounds, edges: list[Edge], group: tuple[Permutation, ...]):
+        """Finds what is the same for all limits.
 
-def _follow(bounds: PathBounds, edge: Edge, row: int, start, rest, work, after_first):
-    """What `_States.add` takes, of the consumer, for all states of a configuration."""
-    u, v = edge.producer.operator, edge.consumer
-    there = bounds.there_ns[edge.index][row]
-    end = start + bounds.forward_ns[u][row]
-    starts = np.maximum((end[:, None, :, None] + there).max(axis=2), 0)
-    # Inputs that join here are anywhere: each part gets them as early as it can.
-    for other in bounds.graph.in_edges[v]:
-        if other.index != edge.index:
-            starts = np.maximum(starts, bounds.least_ready(other))
-    own = bounds.own_ns[v] - bounds.forward_ns[v]
-    rests = np.broadcast_to(own + bounds.sync_ns[v], starts.shape)
-    # The backward task of a part that nothing reads waits for no other.
-    read = (there > NEVER).any(axis=2) | (bounds.domains[bounds.family_of[u]].devices[row] < 0)
-    waits = read.all(axis=1)
-    works = work[:, None, :] * waits[:, None] + _work(bounds, v)
-    firsts = works.max(axis=2)
-    if bounds.returns(edge):
-        back = np.where(there > NEVER, bounds.move_ns[edge.index][row] - there, NEVER)
-        rests = np.maximum(rests, own + (rest[:, None, :, None] + back).max(axis=2))
-        real = bounds.domains[bounds.family_of[v]].devices >= 0
-        least = own.min(axis=1, where=real, initial=1 << 60)
-        firsts = np.maximum(firsts, (least + after_first) * waits)
-    rows = np.tile(np.arange(starts.shape[1]), len(start))
-    return (
-        rows,
-        starts.reshape(-1, starts.shape[2]),
-        np.ascontiguousarray(rests).reshape(-1, starts.shape[2]),
-        works.reshape(-1, works.shape[2]),
-        firsts.reshape(-1),
-    )
+        Args:
+            bounds: Of the configurations to consider.
+            edges: As from `chain`.
+            group: Symmetries of the topology.
+        """
+        self.bounds = bounds
+        self.edges = edges
+        self.group = group
+        self.numbers = [edges[0].producer.operator, *(edge.consumer for edge in edges)]
+        self.work = {number: self._work(number) for number in self.numbers}
+        self.moves = [self._moves(edge) for edge in edges]
+        # By operator, from a start forward to a start backward.
+        last = self.numbers[-1]
+        forward = self.work[last].forward
+        after = np.full((*forward.shape, forward.shape[1]), NEVER)
+        parts = np.arange(forward.shape[1])
+        after[:, parts, parts] = forward
+        self.after = {last: after}
+        for edge, moves in zip(edges[::-1], self.moves[::-1], strict=True):
+            u, v = edge.producer.operator, edge.consumer
+            self.after[u] = chain_kernel.between(self.after[v], self.work[u], self.work[v], moves)
+        self.leaders = {number: self._leaders(number) for number in self.numbers}
 
+    def levels(self, limit_ns: int, check: Callable[[], None]) -> list[Level] | None:
+        """All states of strategies that may be faster than `limit_ns`, operator by operator.
 
-class _States:
-    """Ways to reach an operator, by the first of the configurations that symmetries exchange."""
+        Args:
+            limit_ns: The step time to beat.
+            check: Called now and then; what it raises ends this.
 
-    def __init__(self, bounds: PathBounds, group, number: int, limit_ns: int):
-        domain = bounds.domains[bounds.family_of[number]]
-        self.real = domain.devices >= 0
-        # Forward, and the shortest way from there to the loss and back.
-        self.between = bounds.forward_ns[number] + (bounds.tail_ns[number] - bounds.own_ns[number])
-        self.limit_ns = limit_ns
-        self.leaders, self.renamed = _leaders(domain.configs, group)
-        self.found: dict[int, np.ndarray] = {}
-        self.count = 0
+        Returns:
+            One level for each operator, or None if there are more than `MOST_STATES`.
+        """
+        first = self.numbers[0]
+        rows = np.unique(self.leaders[first][0])
+        width = self.bounds.topology.num_devices
+        states = np.zeros((len(rows), chain_kernel.state_size(width)), np.int64)
+        nothing = np.zeros((0, 3), np.int64)
+        found = [Level(first, rows, np.zeros(len(rows), np.int64), nothing)]
+        for edge, moves in zip(self.edges, self.moves, strict=True):
+            extended = self._extend(edge, moves, found[-1].rows, states, limit_ns, check)
+            if extended is None:
+                return None
+            states, level = extended
+            found.append(level)
+        return found
 
-    def add(self, rows, start, rest, work, after_first) -> None:
-        real = self.real[rows]
-        reach = start + self.between[rows]
-        total = np.where(real, reach + rest, 0).max(axis=1)
-        begins = reach.min(axis=1, where=real, initial=1 << 60)
-        kept = np.maximum(total, begins + after_first) < self.limit_ns
-        rows, real = rows[kept], real[kept]
-        renamed = np.zeros_like(work[kept])
-        np.put_along_axis(renamed, self.renamed[rows], work[kept], axis=1)
-        starts, rests = np.where(real, start[kept], 0), np.where(real, rest[kept], 0)
-        both = np.concatenate([starts, rests, renamed, after_first[kept, None]], axis=1)
-        leaders = self.leaders[rows]
-        for leader in np.unique(leaders).tolist():
-            new = both[leaders == leader]
-            if leader in self.found:
-                self.count -= len(self.found[leader])
-                new = np.concatenate([self.found[leader], new])
-            self.found[leader] = _undominated(new)
-            self.count += len(self.found[leader])
+    def strategies(self, levels: list[Level], state: int) -> Iterator[Placed]:
+        """All ways to a state of the last level, with devices as that has them."""
+        placed: Placed = {}
+        unchanged = tuple(range(self.bounds.topology.num_devices))
 
-    def split(self, both: np.ndarray):
-        """Starts, rests, work, and the time from the first backward task to the end."""
-        width = self.real.shape[1]
-        return both[:, :width], both[:, width : 2 * width], both[:, 2 * width : -1], both[:, -1:]
+        def back(depth: int, state: int, renamed: Permutation) -> Iterator[Placed]:
+            level = levels[depth]
+            placed[level.number] = int(level.rows[state]), renamed
+            if depth == 0:
+                yield dict(placed)
+                return
+            first, last = np.searchsorted(level.came[:, 0], [state, state + 1])
+            for _, before, image in level.came[first:last].tolist():
+                composed = tuple(renamed[device] for device in self.group[image])
+                yield from back(depth - 1, before, composed)
 
+        return back(len(levels) - 1, state, unchanged)
 
-def _leaders(configs, group: tuple[Permutation, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """For each configuration, one that a symmetry takes it to, and that symmetry."""
-    numbers = {(c.degrees, c.devices): row for row, c in enumerate(configs)}
-    leaders, renamed = [], []
-    for c in configs:
-        images = ((tuple(image[d] for d in c.devices), image) for image in group)
-        devices, image = min(i for i in images if (c.degrees, i[0]) in numbers)
-        leaders.append(numbers[c.degrees, devices])
-        renamed.append(image)
-    return np.array(leaders, np.int64), np.array(renamed, np.int64)
+    def _extend(
+        self,
+        edge: Edge,
+        moves: Moves,
+        rows: np.ndarray,
+        states: np.ndarray,
+        limit_ns: int,
+        check: Callable[[], None],
+    ) -> tuple[np.ndarray, Level] | None:
+        """The states of the consumer of an edge, and their level, or None if they are too many."""
+        u, v = edge.producer.operator, edge.consumer
+        leaders, images = self.leaders[v]
+        renamed = np.array(self.group, np.int64)[images]
+        found = [np.zeros((0, states.shape[1] + 3), np.int64)]
+        count = 0
+        for row in np.unique(rows).tolist():
+            check()
+            here = np.flatnonzero(rows == row)
+            new, came = chain_kernel.follow(
+                states[here],
+                row,
+                self.work[u],
+                self.work[v],
+                moves,
+                self.after[v],
+                renamed,
+                limit_ns,
+            )
+            before, after = came[:, :1], came[:, 1]
+            columns = (leaders[after, None], new, here[before], images[after, None])
+            found.append(np.unique(np.concatenate(columns, axis=1), axis=0))
+            count += len(found[-1])
+            if count > MOST_STATES:
+                return None
+        joined = np.concatenate(found)
+        ahead, reached = np.unique(joined[:, :-2], axis=0, return_inverse=True)
+        came = np.concatenate([reached.reshape(-1, 1), joined[:, -2:]], axis=1)
+        rows, states = ahead[:, 0], np.ascontiguousarray(ahead[:, 1:])
+        least_ns = [
+            chain_kernel.bound_ns(state, row, self.work[v].devices, self.after[v])
+            for state, row in zip(states, rows, strict=True)
+        ]
+        came = came[np.lexsort(came.T[::-1])]
+        return states, Level(v, rows, np.array(least_ns, np.int64), came)
 
+    def _work(self, number: int) -> Work:
+        bounds = self.bounds
+        devices = bounds.domains[bounds.family_of[number]].devices.astype(np.int64)
+        earliest = np.zeros(devices.shape, np.int64)
+        on_chain = {edge.index for edge in self.edges}
+        for edge in bounds.graph.in_edges[number]:
+            if edge.index not in on_chain:
+                earliest = np.maximum(earliest, bounds.least_ready(edge))
+        return Work(
+            devices,
+            earliest,
+            bounds.forward_ns[number],
+            bounds.backward_ns[number],
+            bounds.busy_ns[number],
+            bounds.gradient_ns[number],
+            bounds.reduce_path_ns[number],
+            bounds.update_ns[number],
+            bounds.reduces[number],
+        )
 
-def _undominated(points: np.ndarray) -> np.ndarray:
-    """Rows that no other row is at most as large as in all columns; one of equal rows."""
-    points = np.unique(points, axis=0)
-    points = points[np.argsort(points.sum(axis=1), kind="stable")]
-    kept: list[np.ndarray] = []
-    while len(points):
-        kept.append(points[0])
-        points = points[(points < points[0]).any(axis=1)]
-    return np.array(kept)
+    def _moves(self, edge: Edge) -> Moves:
+        bounds = self.bounds
+        there = bounds.there_ns[edge.index]
+        back = np.where(there >= 0, bounds.move_ns[edge.index] - there, NEVER)
+        if bounds.returns(edge):
+            producer, consumer = self.work[edge.producer.operator], self.work[edge.consumer]
+            alike = producer.devices[:, None, :, None] == consumer.devices[None, :, None, :]
+            gradient = consumer.gradient[None, :, None, :]
+            back = np.where(alike & (there >= 0), np.maximum(back, gradient), back)
+        return Moves(there, np.ascontiguousarray(back.transpose(0, 1, 3, 2)))
+
+    def _leaders(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each configuration, one that a symmetry takes it to, and which symmetry."""
+        configs = self.bounds.domains[self.bounds.family_of[number]].configs
+        numbers = {(c.degrees, c.devices): row for row, c in enumerate(configs)}
+        leaders, images = [], []
+        for c in configs:
+            devices, image = min(
+                (renamed, number)
+                for number, symmetry in enumerate(self.group)
+                if (c.degrees, renamed := tuple(symmetry[d] for d in c.devices)) in numbers
+            )
+            leaders.append(numbers[c.degrees, devices])
+            images.append(image)
+        return np.array(leaders, np.int64), np.array(images, np.int64)

@@ -1,12 +1,12 @@
 """Branch and bound over the whole space: proves which strategy is the fastest.
 
 1. A first, short MCMC gives a strategy to beat.
-2. Configurations that no faster strategy can have, by `path_bounds`, are removed. For a chain,
-   `chain_bounds` may show at once that nothing is faster.
-3. Families get their configurations one after the other, along the graph, inputs last. A branch is
+2. Configurations that no faster strategy can have, by `path_bounds`, are removed.
+3. In a chain, `chain_search` finds all strategies that may be faster, unless they are too many.
+4. Else families get their configurations one after the other, along the graph, inputs last. A branch is
    left when its bound reaches the best step time; the most promising goes first.
-4. Devices that the choices so far do not tell apart are tried once (`symmetry`).
-5. Complete strategies are simulated.
+5. Devices that the choices so far do not tell apart are tried once (`symmetry`).
+6. Complete strategies are simulated.
 
 For small problems: the number of configurations grows as the factorial of the number of devices.
 """
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_soap.errors import SearchError
+from keras_soap.graph.operator_graph import Edge
 from keras_soap.search import mcmc
-from keras_soap.search.chain_bounds import chain, nothing_below
+from keras_soap.search.chain_bounds import chain
+from keras_soap.search.chain_search import BudgetSpent, ChainSearch
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
@@ -27,8 +29,6 @@ from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import REPORT_DEVICE
 
 WARM_UP_SHARE = 0.2
-BISECTIONS = 8
-"""To find what bounds show; each halves what is open."""
 MOST_PAIRS = 2_000_000
 """Pairs of configurations on an edge: beyond this the tables do not fit into memory."""
 
@@ -73,7 +73,7 @@ def search(
             branching = _Search(problem, tracker)
             branching.run()
             stopped_by, proved = StopReason.COMPLETE, True
-    except _BudgetSpent:
+    except BudgetSpent:
         stopped_by = tracker.spent()
     except KeyboardInterrupt:
         stopped_by = StopReason.INTERRUPTED
@@ -99,10 +99,6 @@ def _warm_up(problem: Problem, budget: Budget, seed: int, tracker: Tracker) -> N
     found = mcmc.search(problem, share, seed)
     tracker.proposals += found.proposals
     tracker.offer(found.evaluation)
-
-
-class _BudgetSpent(Exception):
-    pass
 
 
 @dataclass(frozen=True)
@@ -148,31 +144,26 @@ class _Search:
             self.bounds.tighten(self.tracker.best.step_time_ns)
         if not all(domain.configs for domain in self.bounds.domains):
             return
-        if self.tracker.best.feasible:
-            exchanged = symmetries(self.problem.topology)
-            if not self.problem.space.places:
-                exchanged = exchanged[:1]
-            if nothing_below(self.bounds, exchanged, self._limit_ns()):
-                return
-            self._raise_bound(exchanged)
         reports = any(operator.attributes.get("report_bytes") for operator in self.graph.operators)
-        group = symmetries(self.problem.topology, (REPORT_DEVICE,) if reports else ())
+        group = symmetries(self.problem.topology)
+        fixed = symmetries(self.problem.topology, (REPORT_DEVICE,)) if reports else group
         if not self.problem.space.places:
-            group = group[:1]
+            group = fixed = group[:1]
+        edges = chain(self.bounds)
+        if edges and self.tracker.best.feasible and self._search_chain(edges, group, fixed):
+            return
         zeros = np.zeros(self.bounds.num_resources, np.int64)
-        self._branch(0, group, _Occupied(zeros, zeros, zeros + (1 << 61)))
+        self._branch(0, fixed, _Occupied(zeros, zeros, zeros + (1 << 61)))
 
-    def _raise_bound(self, exchanged: tuple[Permutation, ...]) -> None:
-        """Bisects for what `chain_bounds` shows, to a few parts in a thousand of what is open."""
-        low, high = self.lower_bound_ns, self._limit_ns()
-        for _ in range(BISECTIONS):
-            if not chain(self.graph) or self.tracker.spent():
-                return
-            middle = (low + high) // 2
-            if nothing_below(self.bounds, exchanged, middle):
-                low = self.lower_bound_ns = middle
-            else:
-                high = middle
+    def _search_chain(
+        self, edges: list[Edge], group: tuple[Permutation, ...], fixed: tuple[Permutation, ...]
+    ) -> bool:
+        """Whether that was enough."""
+        search = ChainSearch(self.problem, self.tracker, self.bounds, edges, group, fixed)
+        try:
+            return search.run()
+        finally:
+            self.lower_bound_ns = max(self.lower_bound_ns, search.lower_bound_ns)
 
     def _limit_ns(self) -> int:
         best = self.tracker.best
@@ -180,7 +171,7 @@ class _Search:
 
     def _branch(self, depth: int, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
         if self.tracker.spent():
-            raise _BudgetSpent
+            raise BudgetSpent
         if depth == len(self.order):
             self._evaluate()
             return

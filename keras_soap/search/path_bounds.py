@@ -56,8 +56,12 @@ class PathBounds:
         domains: By family. `tighten` removes what cannot be part of anything faster.
         forward_ns, own_ns: By operator, int64 (configs, parts): time of each part forward, and both
             ways; where the backward pass ends, the latter with `sync_ns`.
-        sync_ns: By operator, int64 (configs, parts): gradients of weights, their
-            reduction, and update.
+        backward_ns, busy_ns: By operator, int64 (configs, parts): time of each part backward, and
+            for how much of it the part's device is occupied.
+        gradient_ns, reduce_path_ns, update_ns: By operator, int64 (configs, parts): gradients of
+            weights, their reductions, update of weights; none where the backward pass is not.
+        reduces: By operator, bool (configs, parts): whether the update waits for a reduction.
+        sync_ns: By operator, int64 (configs, parts): gradients, reductions and update together.
         load_ns: By family, int64 (configs, resources): what it occupies of devices and links.
         reduce_ns: By family, the same of reductions alone.
         there_ns, move_ns: By edge, int64 (producer configs, consumer configs, producer parts,
@@ -75,6 +79,12 @@ class PathBounds:
         self.num_resources = self.topology.num_devices + len(self.topology.links)
         self.forward_ns: list[np.ndarray] = []
         self.own_ns: list[np.ndarray] = []
+        self.backward_ns: list[np.ndarray] = []
+        self.busy_ns: list[np.ndarray] = []
+        self.gradient_ns: list[np.ndarray] = []
+        self.reduce_path_ns: list[np.ndarray] = []
+        self.update_ns: list[np.ndarray] = []
+        self.reduces: list[np.ndarray] = []
         self.sync_ns: list[np.ndarray] = []
         shapes = [(len(domain.configs), self.num_resources) for domain in domains]
         self.load_ns = [np.zeros(shape, np.int64) for shape in shapes]
@@ -124,7 +134,17 @@ class PathBounds:
             for by_family in (self.load_ns, self.reduce_ns):
                 by_family[family] = by_family[family][kept]
         for number, family in enumerate(self.family_of):
-            for by_operator in (self.forward_ns, self.own_ns, self.sync_ns):
+            for by_operator in (
+                self.forward_ns,
+                self.own_ns,
+                self.backward_ns,
+                self.busy_ns,
+                self.gradient_ns,
+                self.reduce_path_ns,
+                self.update_ns,
+                self.reduces,
+                self.sync_ns,
+            ):
                 by_operator[number] = by_operator[number][keep[family]]
         for edge in self.graph.edges:
             producer = keep[self.family_of[edge.producer.operator]]
@@ -217,37 +237,57 @@ class PathBounds:
         leads = number == self.graph.sharers[number][0]
         family = self.family_of[number]
         domain = self.domains[family]
-        forward, backward, sync = (np.zeros(domain.devices.shape, np.int64) for _ in range(3))
+        shape = domain.devices.shape
+        forward, busy, gradient, reduced, update, combined = np.zeros((6, *shape), np.int64)
+        reduces = np.zeros(shape, bool)
         for row, config in enumerate(domain.configs):
-            there, back, gradient = self._part_times(number, config)
-            forward[row, : config.num_parts] = there
-            np.add.at(self.load_ns[family][row], list(config.devices), there)
+            parts = row, slice(config.num_parts)
+            forward[parts], back, weights = self._part_times(number, config)
             if self._trains(number):
-                backward[row, : config.num_parts] = back
-                np.add.at(self.load_ns[family][row], list(config.devices), back)
+                busy[parts] = back
                 if self.graph.has_weight_gradients[number]:
-                    np.add.at(self.load_ns[family][row], list(config.devices), gradient)
+                    gradient[parts] = weights
             if self._trains(number) and leads:
-                for members, cost in self._reductions(number, config):
-                    sync[row, members] = np.maximum(sync[row, members], cost.time_ns)
-                    links = [self.topology.num_devices + link for link in cost.links]
-                    self.reduce_ns[family][row, links] += cost.time_ns
-                updates = update_times_ns(self.problem, number, config)
-                sync[row, : config.num_parts] += updates
-                if self.graph.has_weight_gradients[number]:
-                    sync[row, : config.num_parts] += gradient
-                np.add.at(self.load_ns[family][row], list(config.devices), updates)
-            for time, both in zip((forward, backward), (False, True), strict=True):
+                update[parts] = update_times_ns(self.problem, number, config)
+                reduced[parts] = self._reduce_weights(number, row)
+                for each in self.problem.lowering.operator(number, config.degrees).reductions:
+                    reduces[row, list(each.members)] = True
+            works = forward[parts] + busy[parts] + gradient[parts] + update[parts]
+            np.add.at(self.load_ns[family][row], list(config.devices), works)
+            for time, both in zip((forward, combined), (False, True), strict=True):
                 for members, cost in self._combines(number, config, both):
                     time[row, members] += cost.time_ns
-                    links = [self.topology.num_devices + link for link in cost.links]
-                    self.load_ns[family][row, links] += cost.time_ns
+                    self.load_ns[family][row, self._links(cost)] += cost.time_ns
         if leads:
             self.load_ns[family] += self.reduce_ns[family]
+        sync = (gradient + reduced + update) * leads
         ends = self._trains(number) and not any(map(self.returns, self.graph.in_edges[number]))
         self.forward_ns.append(forward)
-        self.own_ns.append(forward + backward + ends * sync)
+        self.backward_ns.append(busy + combined)
+        self.busy_ns.append(busy)
+        self.gradient_ns.append(gradient)
+        self.reduce_path_ns.append(reduced)
+        self.update_ns.append(update)
+        self.reduces.append(reduces)
+        self.own_ns.append(forward + busy + combined + ends * sync)
         self.sync_ns.append((not ends) * sync)
+
+    def _reduce_weights(self, number: int, row: int) -> np.ndarray:
+        """int64 (parts,): from when a part's gradients are there, what its reductions take.
+
+        Those that share a link take turns.
+        """
+        family = self.family_of[number]
+        config = self.domains[family].configs[row]
+        on_links = np.zeros((config.num_parts, self.num_resources), np.int64)
+        for members, cost in self._reductions(number, config):
+            on_links[np.ix_(members, self._links(cost))] += cost.time_ns
+            self.reduce_ns[family][row, self._links(cost)] += cost.time_ns
+        return on_links.max(axis=1)
+
+    def _links(self, cost: all_reduce.Plan) -> list[int]:
+        """Numbers of its links among the resources."""
+        return [self.topology.num_devices + link for link in cost.links]
 
     def _part_times(self, number: int, config: ParallelConfig) -> np.ndarray:
         """int64 (3, parts): as in `PartTimes`."""
@@ -261,7 +301,8 @@ class PathBounds:
         """Groups of parts that reduce something on the way, and what that costs."""
         if backward and not self._trains(number):
             return
-        for block in self.problem.lowering.operator(number, config.degrees).combines:
+        operator = self.problem.lowering.operator(number, config.degrees)
+        for block in operator.combines_in(self.problem.training):
             if not backward or block.combine.reduction == "sum":
                 yield from self._reduce(
                     config, block.group, block.combine.elements, block.element_bytes

@@ -43,6 +43,19 @@ def stabilizer(group: tuple[Permutation, ...], devices: tuple[int, ...]) -> tupl
     return tuple(image for image in group if all(image[device] == device for device in devices))
 
 
+def cosets(
+    group: tuple[Permutation, ...], subgroup: tuple[Permutation, ...]
+) -> tuple[Permutation, ...]:
+    """Symmetries of which each one of `group` is one, followed by one of `subgroup`."""
+    found: list[Permutation] = []
+    reached: set[Permutation] = set()
+    for image in group:
+        if image not in reached:
+            found.append(image)
+            reached.update(tuple(after[device] for device in image) for after in subgroup)
+    return tuple(found)
+
+
 def _extend_links(
     topology: DeviceTopology, images: list[int], links: dict[int, int]
 ) -> dict[int, int] | None:

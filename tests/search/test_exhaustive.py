@@ -4,7 +4,6 @@ import pytest
 
 from keras_soap.errors import SearchError
 from keras_soap.search import exhaustive
-from keras_soap.search.chain_bounds import chain, nothing_below
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import Budget
 from keras_soap.search.symmetry import stabilizer, symmetries
@@ -50,26 +49,6 @@ def test_bounds_are_below_the_time_of_every_strategy(name):
         time_ns = problem.objective.evaluate(strategy).step_time_ns
         for number, config in enumerate(strategy.configs):
             assert by_operator[number][rows[space.family_of[number]][config]] <= time_ns
-
-
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_bounds_of_a_chain_are_not_above_the_fastest(name):
-    graph, topology, arguments = PROBLEMS[name]
-    problem = toys.problem(graph, topology, **arguments)
-    space = problem.space
-    domains = [
-        Domain.of(list(space.configs(family, True)), topology.num_devices)
-        for family in range(len(space.families))
-    ]
-    bounds = PathBounds(problem, domains)
-    group = symmetries(topology) if space.places else symmetries(topology)[:1]
-    fastest_ns = min(
-        problem.objective.evaluate(strategy).step_time_ns
-        for strategy in toys.every_strategy(problem)
-    )
-    assert not nothing_below(bounds, group, fastest_ns + 1)
-    if chain(graph):
-        assert nothing_below(bounds, group, fastest_ns // 4)
 
 
 def test_large_problems_are_refused():

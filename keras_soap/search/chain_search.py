@@ -1,0 +1,133 @@
+"""Exhaustive search of a chain of operators: simulates whatever `chain_bounds` leaves.
+
+1. States of strategies that may be faster than the best known one are found, operator by operator.
+2. The strategies that led to the last of them are simulated, those of the least bound first; inputs
+   that join the chain on the way have each of their configurations.
+3. Bounds know all symmetries of the topology. The report of the loss goes to a certain device, so
+   each strategy is simulated once for every device that can stand there.
+"""
+
+import itertools
+
+from keras_soap.graph.operator_graph import Edge
+from keras_soap.objective import Evaluation
+from keras_soap.search.chain_bounds import ChainBounds, Level, Placed
+from keras_soap.search.path_bounds import Domain, PathBounds
+from keras_soap.search.problem import Problem
+from keras_soap.search.symmetry import Permutation, cosets
+from keras_soap.search.tracker import Tracker
+from keras_soap.strategy.parallel_config import ParallelConfig
+
+BISECTIONS = 8
+"""To find what bounds show where they leave too much; each halves what is open."""
+
+
+class BudgetSpent(Exception):
+    """Ends a search from within."""
+
+
+class ChainSearch:
+    """Searches one chain.
+
+    Attributes:
+        lower_bound_ns: No strategy is faster.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        tracker: Tracker,
+        bounds: PathBounds,
+        edges: list[Edge],
+        group: tuple[Permutation, ...],
+        fixed: tuple[Permutation, ...],
+    ):
+        """Prepares the bounds.
+
+        Args:
+            problem: What is searched for.
+            tracker: Has a feasible strategy.
+            bounds: Of the configurations to consider.
+            edges: The chain.
+            group: Symmetries of the topology.
+            fixed: Those that change nothing for the simulator.
+        """
+        self.problem = problem
+        self.tracker = tracker
+        self.bounds = bounds
+        self.chain_bounds = ChainBounds(bounds, edges, group)
+        self.cosets = cosets(group, fixed)
+        self.lower_bound_ns = 0
+        self.joining = [
+            number
+            for number in range(len(problem.graph.operators))
+            if number not in self.chain_bounds.numbers
+        ]
+        self.current: Evaluation = tracker.best
+
+    def run(self) -> bool:
+        """Whether nothing faster than `tracker.best` is left; if not, there is too much to try."""
+        levels = self._levels(self._limit_ns())
+        if levels is None:
+            self._raise_bound()
+            return False
+        least_ns = levels[-1].least_ns
+        for state in least_ns.argsort(kind="stable").tolist():
+            if least_ns[state] >= self._limit_ns():
+                break
+            self.lower_bound_ns = int(least_ns[state])
+            for placed in self.chain_bounds.strategies(levels, state):
+                for image in self.cosets:
+                    self._simulate(placed, image)
+        self.lower_bound_ns = self._limit_ns()
+        return True
+
+    def _raise_bound(self) -> None:
+        """Bisects for what the bounds show, to a few parts in a thousand of what is open."""
+        high = self._limit_ns()
+        for _ in range(BISECTIONS):
+            middle = (self.lower_bound_ns + high) // 2
+            levels = self._levels(middle)
+            if levels is None:
+                high = middle
+            else:
+                self.lower_bound_ns = min([middle, *levels[-1].least_ns.tolist()])
+
+    def _limit_ns(self) -> int:
+        return self.tracker.best.step_time_ns
+
+    def _levels(self, limit_ns: int) -> list[Level] | None:
+        return self.chain_bounds.levels(limit_ns, self._check)
+
+    def _check(self) -> None:
+        if self.tracker.spent():
+            raise BudgetSpent
+
+    def _simulate(self, placed: Placed, image: Permutation) -> None:
+        """A strategy, with all configurations of what joins the chain."""
+        chosen = {
+            number: self._renamed(number, row, renamed, image)
+            for number, (row, renamed) in placed.items()
+        }
+        objective = self.problem.objective
+        domains = [self._domain(number).configs for number in self.joining]
+        based = False
+        for configs in itertools.product(*domains):
+            self._check()
+            joined = dict(zip(self.joining, configs, strict=True))
+            self.tracker.proposals += 1
+            if based:
+                self.tracker.offer(objective.update(self.current, joined, self._limit_ns()))
+                continue
+            strategy = self.current.strategy.replace(chosen | joined)
+            self.current, based = objective.evaluate(strategy), True
+            self.tracker.offer(self.current)
+
+    def _domain(self, number: int) -> Domain:
+        return self.bounds.domains[self.bounds.family_of[number]]
+
+    def _renamed(
+        self, number: int, row: int, renamed: Permutation, image: Permutation
+    ) -> ParallelConfig:
+        config = self._domain(number).configs[row]
+        return ParallelConfig(config.degrees, tuple(image[renamed[d]] for d in config.devices))
