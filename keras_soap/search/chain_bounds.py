@@ -15,8 +15,8 @@ the last of them, v, and devices d:
 Tasks queue for a device in order of (ready time, number), numbers descend with the operators in the
 backward pass, and gradients of weights and updates come before what is behind them. So
 
-1. The weights' gradient of q, ready when q's backward task ends, runs before all tasks of its device
-   that wait for q.
+1. The weights' gradient of q, ready when q's backward task ends, runs before all tasks of its
+   device that wait for q.
 2. If it is not reduced, the update of q is ready when that has run. So it runs before all tasks of
    its device that wait for one of those.
 

@@ -7,23 +7,17 @@
    each strategy is simulated once for every device that can stand there.
 """
 
-import itertools
-
 from keras_soap.graph.operator_graph import Edge
-from keras_soap.objective import Evaluation
 from keras_soap.search.chain_bounds import ChainBounds, Level, Placed
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import Problem
+from keras_soap.search.sweep import BudgetSpent, Sweep
 from keras_soap.search.symmetry import Permutation, cosets
 from keras_soap.search.tracker import Tracker
 from keras_soap.strategy.parallel_config import ParallelConfig
 
 BISECTIONS = 8
 """To find what bounds show where they leave too much; each halves what is open."""
-
-
-class BudgetSpent(Exception):
-    """Ends a search from within."""
 
 
 class ChainSearch:
@@ -52,7 +46,6 @@ class ChainSearch:
             group: Symmetries of the topology.
             fixed: Those that change nothing for the simulator.
         """
-        self.problem = problem
         self.tracker = tracker
         self.bounds = bounds
         self.chain_bounds = ChainBounds(bounds, edges, group)
@@ -63,7 +56,7 @@ class ChainSearch:
             for number in range(len(problem.graph.operators))
             if number not in self.chain_bounds.numbers
         ]
-        self.current: Evaluation = tracker.best
+        self.sweep = Sweep(problem, tracker)
 
     def run(self) -> bool:
         """Whether nothing faster than `tracker.best` is left; if not, there is too much to try."""
@@ -109,19 +102,8 @@ class ChainSearch:
             number: self._renamed(number, row, renamed, image)
             for number, (row, renamed) in placed.items()
         }
-        objective = self.problem.objective
-        domains = [self._domain(number).configs for number in self.joining]
-        based = False
-        for configs in itertools.product(*domains):
-            self._check()
-            joined = dict(zip(self.joining, configs, strict=True))
-            self.tracker.proposals += 1
-            if based:
-                self.tracker.offer(objective.update(self.current, joined, self._limit_ns()))
-                continue
-            strategy = self.current.strategy.replace(chosen | joined)
-            self.current, based = objective.evaluate(strategy), True
-            self.tracker.offer(self.current)
+        choices = [((number,), self._domain(number).configs) for number in self.joining]
+        self.sweep.run(chosen, choices)
 
     def _domain(self, number: int) -> Domain:
         return self.bounds.domains[self.bounds.family_of[number]]

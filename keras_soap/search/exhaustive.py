@@ -3,10 +3,10 @@
 1. A first, short MCMC gives a strategy to beat.
 2. Configurations that no faster strategy can have, by `path_bounds`, are removed.
 3. In a chain, `chain_search` finds all strategies that may be faster, unless they are too many.
-4. Else families get their configurations one after the other, along the graph, inputs last. A branch is
+4. Else families get their configurations one after the other, along the graph. A branch is
    left when its bound reaches the best step time; the most promising goes first.
 5. Devices that the choices so far do not tell apart are tried once (`symmetry`).
-6. Complete strategies are simulated.
+6. When only inputs are left, those that no bound excludes are simulated, each with each.
 
 For small problems: the number of configurations grows as the factorial of the number of devices.
 """
@@ -19,16 +19,18 @@ from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import Edge
 from keras_soap.search import mcmc
 from keras_soap.search.chain_bounds import chain
-from keras_soap.search.chain_search import BudgetSpent, ChainSearch
+from keras_soap.search.chain_search import ChainSearch
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
+from keras_soap.search.sweep import BudgetSpent, Sweep
 from keras_soap.search.symmetry import Permutation, stabilizer, symmetries
 from keras_soap.search.tracker import Tracker
-from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import REPORT_DEVICE
 
 WARM_UP_SHARE = 0.2
+MOST_WARM_UP_SECONDS = 20.0
+"""Problems that can be searched exhaustively are so small that more is of no use."""
 MOST_PAIRS = 2_000_000
 """Pairs of configurations on an edge: beyond this the tables do not fit into memory."""
 
@@ -93,7 +95,9 @@ def search(
 
 def _warm_up(problem: Problem, budget: Budget, seed: int, tracker: Tracker) -> None:
     share = Budget(
-        None if budget.seconds is None else budget.seconds * WARM_UP_SHARE,
+        None
+        if budget.seconds is None
+        else min(budget.seconds * WARM_UP_SHARE, MOST_WARM_UP_SECONDS),
         None if budget.proposals is None else int(budget.proposals * WARM_UP_SHARE),
     )
     found = mcmc.search(problem, share, seed)
@@ -136,7 +140,11 @@ class _Search:
             int(self.bounds.bound_ns(n, self.bounds.ready_ns[n], self.bounds.head_ns[n]).min())
             for n in range(len(self.graph.operators))
         )
-        self.order = sorted(range(len(space.families)), key=lambda family: sources[family])
+        self.order = [family for family, source in enumerate(sources) if not source]
+        self.sources = [family for family, source in enumerate(sources) if source]
+        self.sweep = Sweep(problem, tracker)
+        # Tails of operators, given what has been chosen behind; as long as that does not change.
+        self.tails: dict[int, np.ndarray] = {}
 
     def run(self) -> None:
         """Returns when nothing faster than `tracker.best` is left."""
@@ -172,14 +180,15 @@ class _Search:
     def _branch(self, depth: int, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
         if self.tracker.spent():
             raise BudgetSpent
+        self.tails.clear()
         if depth == len(self.order):
-            self._evaluate()
+            self._simulate(group, occupied)
             return
         family = self.order[depth]
         members = self.problem.space.families[family]
         starts = {number: self._starts(number) for number in members}
         taken = self._occupy(family, starts, occupied)
-        bound = self._bound(starts, taken, self.order[depth + 1 :])
+        bound = self._bound(starts, taken, [*self.order[depth + 1 :], *self.sources])
         domain = self.bounds.domains[family]
         for row in np.argsort(bound, kind="stable").tolist():
             if bound[row] >= self._limit_ns():
@@ -187,7 +196,7 @@ class _Search:
             if depth == 0:
                 self.lower_bound_ns = max(self.lower_bound_ns, int(bound[row]))
             devices = domain.configs[row].devices
-            if any(tuple(image[d] for d in devices) < devices for image in group):
+            if _is_image(devices, group):
                 continue
             self.chosen[family] = row
             for number, (ready, head) in starts.items():
@@ -282,23 +291,42 @@ class _Search:
 
     def _tails(self, number: int) -> np.ndarray:
         """int64 (configs, parts): tails, given what has been chosen behind."""
-        bounds = self.bounds
-        tail = bounds.tail_ns[number]
-        for edge in filter(bounds.on_chain, self.graph.out_edges[number]):
-            row = self.chosen.get(bounds.family_of[edge.consumer])
-            if row is not None:
-                after = bounds.move_ns[edge.index][:, row] + self._tails(edge.consumer)[row]
-                tail = np.maximum(tail, bounds.own_ns[number] + after.max(axis=2))
-        return tail
+        if number not in self.tails:
+            bounds = self.bounds
+            tail = bounds.tail_ns[number]
+            for edge in filter(bounds.on_chain, self.graph.out_edges[number]):
+                row = self.chosen.get(bounds.family_of[edge.consumer])
+                if row is not None:
+                    after = bounds.move_ns[edge.index][:, row] + self._tails(edge.consumer)[row]
+                    tail = np.maximum(tail, bounds.own_ns[number] + after.max(axis=2))
+            self.tails[number] = tail
+        return self.tails[number]
 
     def _real(self, number: int) -> np.ndarray:
         """Bool (configs, parts): which parts there are."""
         return self.bounds.domains[self.bounds.family_of[number]].devices >= 0
 
-    def _evaluate(self) -> None:
-        configs = tuple(
-            self.bounds.domains[family].configs[self.chosen[family]]
-            for family in self.problem.space.family_of
-        )
-        self.tracker.proposals += 1
-        self.tracker.offer(self.problem.objective.evaluate(Strategy(configs)))
+    def _simulate(self, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
+        """All strategies with what has been chosen, and inputs that no bound excludes."""
+        families = self.problem.space.families
+        choices = []
+        for family in self.sources:
+            starts = {number: self._starts(number) for number in families[family]}
+            taken = self._occupy(family, starts, occupied)
+            bound = self._bound(starts, taken, [])
+            domain = self.bounds.domains[family]
+            configs = [domain.configs[row] for row in np.flatnonzero(bound < self._limit_ns())]
+            if not choices:
+                configs = [c for c in configs if not _is_image(c.devices, group)]
+            choices.append((families[family], configs))
+        chosen = {
+            number: self.bounds.domains[family].configs[row]
+            for family, row in self.chosen.items()
+            for number in families[family]
+        }
+        self.sweep.run(chosen, choices)
+
+
+def _is_image(devices: tuple[int, ...], group: tuple[Permutation, ...]) -> bool:
+    """Whether a symmetry exchanges these with devices that are tried instead."""
+    return any(tuple(image[d] for d in devices) < devices for image in group)
