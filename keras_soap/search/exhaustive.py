@@ -31,6 +31,10 @@ from keras_soap.tasks.build import REPORT_DEVICE
 WARM_UP_SHARE = 0.2
 MOST_WARM_UP_SECONDS = 20.0
 """Problems that can be searched exhaustively are so small that more is of no use."""
+BISECTIONS = 8
+"""To find what bounds show; each halves what is open."""
+MOST_NODES = 2_000
+"""Branches that each of them looks at."""
 MOST_PAIRS = 2_000_000
 """Pairs of configurations on an edge: beyond this the tables do not fit into memory."""
 
@@ -105,6 +109,10 @@ def _warm_up(problem: Problem, budget: Budget, seed: int, tracker: Tracker) -> N
     tracker.offer(found.evaluation)
 
 
+class _MayBeFaster(Exception):
+    """Ends the question whether anything is faster than a certain time."""
+
+
 @dataclass(frozen=True)
 class _Occupied:
     """What the choices so far occupy.
@@ -145,6 +153,9 @@ class _Search:
         self.sweep = Sweep(problem, tracker)
         # Tails of operators, given what has been chosen behind; as long as that does not change.
         self.tails: dict[int, np.ndarray] = {}
+        # While it is only asked whether anything is faster than that, and the branches left to see.
+        self.probe_ns: int | None = None
+        self.num_nodes = 0
 
     def run(self) -> None:
         """Returns when nothing faster than `tracker.best` is left."""
@@ -161,7 +172,25 @@ class _Search:
         if edges and self.tracker.best.feasible and self._search_chain(edges, group, fixed):
             return
         zeros = np.zeros(self.bounds.num_resources, np.int64)
-        self._branch(0, fixed, _Occupied(zeros, zeros, zeros + (1 << 61)))
+        nothing = _Occupied(zeros, zeros, zeros + (1 << 61))
+        if self.tracker.best.feasible:
+            self._raise_bound(fixed, nothing)
+        self._branch(0, fixed, nothing)
+
+    def _raise_bound(self, group: tuple[Permutation, ...], nothing: _Occupied) -> None:
+        """Bisects for what bounds show, to a few parts in a thousand of what is open."""
+        high = self._limit_ns()
+        for _ in range(BISECTIONS):
+            self.probe_ns = (self.lower_bound_ns + high) // 2
+            self.num_nodes = 0
+            try:
+                self._branch(0, group, nothing)
+                self.lower_bound_ns = self.probe_ns
+            except _MayBeFaster:
+                high = self.probe_ns
+        self.probe_ns = None
+        self.chosen.clear()
+        self.start_ns.clear()
 
     def _search_chain(
         self, edges: list[Edge], group: tuple[Permutation, ...], fixed: tuple[Permutation, ...]
@@ -175,12 +204,17 @@ class _Search:
 
     def _limit_ns(self) -> int:
         best = self.tracker.best
-        return best.step_time_ns if best.feasible else 1 << 62
+        limit_ns = best.step_time_ns if best.feasible else 1 << 62
+        return limit_ns if self.probe_ns is None else min(limit_ns, self.probe_ns)
 
     def _branch(self, depth: int, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
         if self.tracker.spent():
             raise BudgetSpent
         self.tails.clear()
+        if self.probe_ns is not None:
+            self.num_nodes += 1
+            if depth == len(self.order) or self.num_nodes > MOST_NODES:
+                raise _MayBeFaster
         if depth == len(self.order):
             self._simulate(group, occupied)
             return
@@ -193,7 +227,7 @@ class _Search:
         for row in np.argsort(bound, kind="stable").tolist():
             if bound[row] >= self._limit_ns():
                 break
-            if depth == 0:
+            if depth == 0 and self.probe_ns is None:
                 self.lower_bound_ns = max(self.lower_bound_ns, int(bound[row]))
             devices = domain.configs[row].devices
             if _is_image(devices, group):
