@@ -11,13 +11,12 @@
 For small problems: the number of configurations grows as the factorial of the number of devices.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import Edge
 from keras_soap.search import mcmc
+from keras_soap.search.branch_bounds import BranchBounds, Occupied
 from keras_soap.search.chain_bounds import chain
 from keras_soap.search.chain_search import ChainSearch
 from keras_soap.search.path_bounds import Domain, PathBounds
@@ -113,21 +112,6 @@ class _MayBeFaster(Exception):
     """Ends the question whether anything is faster than a certain time."""
 
 
-@dataclass(frozen=True)
-class _Occupied:
-    """What the choices so far occupy.
-
-    Attributes:
-        load_ns: int64 (resources,). In all.
-        reduce_ns: int64 (resources,). Reductions of gradients alone.
-        release_ns: int64 (resources,). When the first of those can start.
-    """
-
-    load_ns: np.ndarray
-    reduce_ns: np.ndarray
-    release_ns: np.ndarray
-
-
 class _Search:
     def __init__(self, problem: Problem, tracker: Tracker):
         self.problem = problem
@@ -140,9 +124,7 @@ class _Search:
             for family in range(len(space.families))
         ]
         self.bounds = PathBounds(problem, domains)
-        self.chosen: dict[int, int] = {}
-        # By operator that has a configuration: when its parts can start, forward and both ways.
-        self.start_ns: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.branch_bounds = BranchBounds(problem, self.bounds)
         sources = [all(not self.graph.in_edges[n] for n in m) for m in space.families]
         self.lower_bound_ns = max(
             int(self.bounds.bound_ns(n, self.bounds.ready_ns[n], self.bounds.head_ns[n]).min())
@@ -151,8 +133,6 @@ class _Search:
         self.order = [family for family, source in enumerate(sources) if not source]
         self.sources = [family for family, source in enumerate(sources) if source]
         self.sweep = Sweep(problem, tracker)
-        # Tails of operators, given what has been chosen behind; as long as that does not change.
-        self.tails: dict[int, np.ndarray] = {}
         # While it is only asked whether anything is faster than that, and the branches left to see.
         self.probe_ns: int | None = None
         self.num_nodes = 0
@@ -171,26 +151,24 @@ class _Search:
         edges = chain(self.bounds)
         if edges and self.tracker.best.feasible and self._search_chain(edges, group, fixed):
             return
-        zeros = np.zeros(self.bounds.num_resources, np.int64)
-        nothing = _Occupied(zeros, zeros, zeros + (1 << 61))
         if self.tracker.best.feasible:
-            self._raise_bound(fixed, nothing)
-        self._branch(0, fixed, nothing)
+            self._raise_bound(fixed)
+        self._branch(0, fixed, self.branch_bounds.nothing)
 
-    def _raise_bound(self, group: tuple[Permutation, ...], nothing: _Occupied) -> None:
+    def _raise_bound(self, group: tuple[Permutation, ...]) -> None:
         """Bisects for what bounds show, to a few parts in a thousand of what is open."""
         high = self._limit_ns()
         for _ in range(BISECTIONS):
             self.probe_ns = (self.lower_bound_ns + high) // 2
             self.num_nodes = 0
             try:
-                self._branch(0, group, nothing)
+                self._branch(0, group, self.branch_bounds.nothing)
                 self.lower_bound_ns = self.probe_ns
             except _MayBeFaster:
                 high = self.probe_ns
+            finally:
+                self.branch_bounds.clear()
         self.probe_ns = None
-        self.chosen.clear()
-        self.start_ns.clear()
 
     def _search_chain(
         self, edges: list[Edge], group: tuple[Permutation, ...], fixed: tuple[Permutation, ...]
@@ -207,10 +185,9 @@ class _Search:
         limit_ns = best.step_time_ns if best.feasible else 1 << 62
         return limit_ns if self.probe_ns is None else min(limit_ns, self.probe_ns)
 
-    def _branch(self, depth: int, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
+    def _branch(self, depth: int, group: tuple[Permutation, ...], occupied: Occupied) -> None:
         if self.tracker.spent():
             raise BudgetSpent
-        self.tails.clear()
         if self.probe_ns is not None:
             self.num_nodes += 1
             if depth == len(self.order) or self.num_nodes > MOST_NODES:
@@ -219,143 +196,36 @@ class _Search:
             self._simulate(group, occupied)
             return
         family = self.order[depth]
-        members = self.problem.space.families[family]
-        starts = {number: self._starts(number) for number in members}
-        taken = self._occupy(family, starts, occupied)
-        bound = self._bound(starts, taken, [*self.order[depth + 1 :], *self.sources])
+        options = self.branch_bounds.options(
+            family, occupied, [*self.order[depth + 1 :], *self.sources]
+        )
         domain = self.bounds.domains[family]
-        for row in np.argsort(bound, kind="stable").tolist():
-            if bound[row] >= self._limit_ns():
+        for row in np.argsort(options.bound_ns, kind="stable").tolist():
+            if options.bound_ns[row] >= self._limit_ns():
                 break
             if depth == 0 and self.probe_ns is None:
-                self.lower_bound_ns = max(self.lower_bound_ns, int(bound[row]))
+                self.lower_bound_ns = max(self.lower_bound_ns, int(options.bound_ns[row]))
             devices = domain.configs[row].devices
             if _is_image(devices, group):
                 continue
-            self.chosen[family] = row
-            for number, (ready, head) in starts.items():
-                self.start_ns[number] = ready[row], head[row]
-            now = _Occupied(taken.load_ns[row], taken.reduce_ns[row], taken.release_ns[row])
+            now = self.branch_bounds.choose(family, options, row)
             self._branch(depth + 1, stabilizer(group, devices), now)
-        self.chosen.pop(family, None)
-        for number in members:
-            self.start_ns.pop(number, None)
+        self.branch_bounds.forget(family)
 
-    def _bound(
-        self,
-        starts: dict[int, tuple[np.ndarray, np.ndarray]],
-        taken: _Occupied,
-        open_families: list[int],
-    ) -> np.ndarray:
-        """int64 (configs,): lower bounds of the step time for each configuration of a family."""
-        left = sum(
-            int(self.bounds.load_ns[family][:, : self.num_devices].sum(axis=1).min())
-            for family in open_families
-        )
-        work = taken.load_ns[:, : self.num_devices].sum(axis=1) + left
-        reduced = np.where(taken.reduce_ns > 0, taken.reduce_ns + taken.release_ns, 0)
-        bound = np.maximum(taken.load_ns.max(axis=1), reduced.max(axis=1))
-        bound = np.maximum(bound, -(-work // self.num_devices))
-        for number, (ready, head) in starts.items():
-            tail = self._tails(number)
-            bound = np.maximum(bound, (head + tail).max(axis=1))
-            bound = np.maximum(bound, (ready + tail + self.bounds.sync_ns[number]).max(axis=1))
-        return bound
-
-    def _occupy(
-        self,
-        family: int,
-        starts: dict[int, tuple[np.ndarray, np.ndarray]],
-        occupied: _Occupied,
-    ) -> _Occupied:
-        """The same by configuration of `family`: arrays have an axis for it in front."""
-        bounds = self.bounds
-        load = occupied.load_ns + bounds.load_ns[family]
-        for number in starts:
-            for edge in self.graph.in_edges[number]:
-                row = self.chosen.get(bounds.family_of[edge.producer.operator])
-                if row is not None:
-                    load = load + bounds.traffic_ns(edge)[row]
-            for edge in self.graph.out_edges[number]:
-                row = self.chosen.get(bounds.family_of[edge.consumer])
-                if row is not None:
-                    load = load + bounds.traffic_ns(edge)[:, row]
-        # Gradients of a part are there when the chain has been down to the loss and back.
-        release = np.minimum.reduce(
-            [
-                (ready + bounds.tail_ns[number]).min(
-                    axis=1, where=self._real(number), initial=1 << 61
-                )
-                for number, (ready, _) in starts.items()
-            ]
-        )
-        reduce = bounds.reduce_ns[family]
-        return _Occupied(
-            load,
-            occupied.reduce_ns + reduce,
-            np.where(
-                reduce > 0, np.minimum(release[:, None], occupied.release_ns), occupied.release_ns
-            ),
-        )
-
-    def _starts(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (configs, parts) twice: earliest starts, given what has been chosen before."""
-        bounds = self.bounds
-        ready = np.zeros_like(bounds.ready_ns[number])
-        head = np.zeros_like(ready)
-        for edge in self.graph.in_edges[number]:
-            producer = edge.producer.operator
-            row = self.chosen.get(bounds.family_of[producer])
-            known = row is not None and producer in self.start_ns
-            if not known:
-                ready = np.maximum(ready, bounds.least_ready(edge))
-            else:
-                end = self.start_ns[producer][0] + bounds.forward_ns[producer][row]
-                moved = end[None, :, None] + bounds.there_ns[edge.index][row]
-                ready = np.maximum(ready, moved.max(axis=1))
-            if not bounds.on_chain(edge):
-                continue
-            if not known:
-                head = np.maximum(head, bounds.least_head(edge))
-            else:
-                end = self.start_ns[producer][1] + bounds.own_ns[producer][row]
-                moved = end[None, :, None] + bounds.move_ns[edge.index][row]
-                head = np.maximum(head, moved.max(axis=1))
-        return ready, head
-
-    def _tails(self, number: int) -> np.ndarray:
-        """int64 (configs, parts): tails, given what has been chosen behind."""
-        if number not in self.tails:
-            bounds = self.bounds
-            tail = bounds.tail_ns[number]
-            for edge in filter(bounds.on_chain, self.graph.out_edges[number]):
-                row = self.chosen.get(bounds.family_of[edge.consumer])
-                if row is not None:
-                    after = bounds.move_ns[edge.index][:, row] + self._tails(edge.consumer)[row]
-                    tail = np.maximum(tail, bounds.own_ns[number] + after.max(axis=2))
-            self.tails[number] = tail
-        return self.tails[number]
-
-    def _real(self, number: int) -> np.ndarray:
-        """Bool (configs, parts): which parts there are."""
-        return self.bounds.domains[self.bounds.family_of[number]].devices >= 0
-
-    def _simulate(self, group: tuple[Permutation, ...], occupied: _Occupied) -> None:
+    def _simulate(self, group: tuple[Permutation, ...], occupied: Occupied) -> None:
         """All strategies with what has been chosen, and inputs that no bound excludes."""
         families = self.problem.space.families
         choices = []
         for family in self.sources:
-            starts = {number: self._starts(number) for number in families[family]}
-            taken = self._occupy(family, starts, occupied)
-            bound = self._bound(starts, taken, [])
+            bound_ns = self.branch_bounds.options(family, occupied, []).bound_ns
             domain = self.bounds.domains[family]
-            configs = [domain.configs[row] for row in np.flatnonzero(bound < self._limit_ns())]
+            configs = [domain.configs[row] for row in np.flatnonzero(bound_ns < self._limit_ns())]
             if not choices:
                 configs = [c for c in configs if not _is_image(c.devices, group)]
             choices.append((families[family], configs))
         chosen = {
             number: self.bounds.domains[family].configs[row]
-            for family, row in self.chosen.items()
+            for family, row in self.branch_bounds.chosen.items()
             for number in families[family]
         }
         self.sweep.run(chosen, choices)
