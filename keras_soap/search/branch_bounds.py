@@ -167,12 +167,15 @@ class BranchBounds:
                 row = self.chosen.get(bounds.family_of[edge.consumer])
                 if row is not None:
                     load = load + bounds.traffic_ns(edge)[:, row]
-        # Gradients of a part are there when the chain has been down to the loss and back.
+        # Gradients of weights are there when the chain has been down to the loss and back.
         release = np.minimum.reduce(
             [
-                (ready + bounds.tail_ns[number]).min(
-                    axis=1, where=self._real(number), initial=1 << 61
-                )
+                (
+                    ready
+                    + self._behind(number)
+                    + bounds.backward_ns[number]
+                    + bounds.gradient_ns[number]
+                ).min(axis=1, where=self._real(number), initial=NEVER)
                 for number, (ready, _) in starts.items()
             ]
         )
@@ -197,9 +200,9 @@ class BranchBounds:
         devices = bounds.domains[family].devices
         work = bounds.load_ns[family][:, : self.num_devices]
         late = np.zeros_like(work)
-        first, turn = np.full((2, *work.shape), NEVER)
+        first, turn = np.full(work.shape, NEVER), np.full(work.shape, NEVER)
         for number, (ready, _) in starts.items():
-            behind = bounds.forward_ns[number] + bounds.tail_ns[number] - bounds.own_ns[number]
+            behind = self._behind(number)
             back = bounds.busy_ns[number] + bounds.gradient_ns[number] + bounds.update_ns[number]
             for part in range(devices.shape[1]):
                 rows = np.flatnonzero(devices[:, part] >= 0)
@@ -220,6 +223,11 @@ class BranchBounds:
             axis=1,
         )
         return occupied.late_ns + late, turn, since, begin
+
+    def _behind(self, number: int) -> np.ndarray:
+        """int64 (configs, parts): from a start forward to the start backward, at least."""
+        bounds = self.bounds
+        return bounds.forward_ns[number] + bounds.tail_ns[number] - bounds.own_ns[number]
 
     def _starts(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 (configs, parts) twice: earliest starts, given what has been chosen before."""

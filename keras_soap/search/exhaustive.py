@@ -32,7 +32,7 @@ MOST_WARM_UP_SECONDS = 20.0
 """Problems that can be searched exhaustively are so small that more is of no use."""
 BISECTIONS = 8
 """To find what bounds show; each halves what is open."""
-MOST_NODES = 2_000
+MOST_NODES = 10_000
 """Branches that each of them looks at."""
 MOST_PAIRS = 2_000_000
 """Pairs of configurations on an edge: beyond this the tables do not fit into memory."""
@@ -152,7 +152,7 @@ class _Search:
         if edges and self.tracker.best.feasible and self._search_chain(edges, group, fixed):
             return
         if self.tracker.best.feasible:
-            self._raise_bound(fixed)
+            self._raise_bound(group)
         self._branch(0, fixed, self.branch_bounds.nothing)
 
     def _raise_bound(self, group: tuple[Permutation, ...]) -> None:

@@ -238,7 +238,8 @@ class PathBounds:
         family = self.family_of[number]
         domain = self.domains[family]
         shape = domain.devices.shape
-        forward, busy, gradient, reduced, update, combined = np.zeros((6, *shape), np.int64)
+        forward, busy, combined = (np.zeros(shape, np.int64) for _ in range(3))
+        gradient, reduced, update = (np.zeros(shape, np.int64) for _ in range(3))
         reduces = np.zeros(shape, bool)
         for row, config in enumerate(domain.configs):
             parts = row, slice(config.num_parts)
