@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from keras_soap.errors import SearchError
-from keras_soap.search import exhaustive
+from keras_soap.search import chain_bounds, exhaustive
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import Budget
-from keras_soap.search.symmetry import stabilizer, symmetries
+from keras_soap.search.symmetry import cosets, stabilizer, symmetries
 from tests.search import toys
 
 PROBLEMS = {
@@ -14,6 +14,7 @@ PROBLEMS = {
     "chain": (toys.chain((512, 512), 32), toys.machine(2), {}),
     "slow links": (toys.chain((256, 64), 32), toys.machine(2, bandwidth_bytes_per_s=1e7), {}),
     "no O": (toys.chain((256, 64, 64), 32), toys.machine(3), {"dims": "SAP"}),
+    "three devices": (toys.chain((512, 512), 8), toys.machine(3), {}),
     "two nodes": (toys.diamond(256), toys.machine(4, 2), {"dims": "P"}),
     "inference": (toys.chain((512, 64), 8), toys.machine(2), {"training": False}),
     "twins": (toys.twins(512), toys.machine(2), {"dims": "OP"}),
@@ -27,6 +28,26 @@ def test_proves_what_brute_force_finds(name):
     result = exhaustive.search(problem, Budget(proposals=20_000), 0)
     assert result.proved
     assert result.lower_bound_ns == result.evaluation.step_time_ns
+    assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
+
+
+@pytest.mark.parametrize("name", ["small chain", "slow links", "no O", "twins"])
+def test_finds_the_fastest_from_a_slow_one(name, monkeypatch):
+    monkeypatch.setattr(exhaustive, "_warm_up", lambda *_: None)
+    graph, topology, arguments = PROBLEMS[name]
+    problem = toys.problem(graph, topology, **arguments)
+    result = exhaustive.search(problem, Budget(proposals=100_000), 0)
+    assert result.proved
+    assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
+
+
+@pytest.mark.parametrize("name", ["small chain", "slow links", "no O"])
+def test_chains_of_too_many_states_are_searched_like_other_graphs(name, monkeypatch):
+    monkeypatch.setattr(chain_bounds, "MOST_STATES", 1)
+    graph, topology, arguments = PROBLEMS[name]
+    problem = toys.problem(graph, topology, **arguments)
+    result = exhaustive.search(problem, Budget(proposals=100_000), 0)
+    assert result.proved
     assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
 
 
@@ -92,6 +113,14 @@ def test_nodes_are_interchangeable_as_wholes():
     assert len(group) == 8
     assert (2, 3, 0, 1) in group
     assert (0, 2, 1, 3) not in group
+
+
+def test_every_symmetry_is_one_of_a_coset_and_one_of_the_subgroup():
+    group = symmetries(toys.machine(4))
+    fixed = symmetries(toys.machine(4), fixed=(0,))
+    found = cosets(group, fixed)
+    assert len(found) == 4
+    assert {tuple(f[d] for d in image) for image in found for f in fixed} == set(group)
 
 
 def test_devices_in_use_stay_where_they_are():
