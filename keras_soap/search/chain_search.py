@@ -3,21 +3,38 @@
 1. States of strategies that may be faster than the best known one are found, operator by operator.
 2. The strategies that led to the last of them are simulated, those of the least bound first; inputs
    that join the chain on the way have each of their configurations.
-3. Bounds know all symmetries of the topology. The report of the loss goes to a certain device, so
-   each strategy is simulated once for every device that can stand there.
+3. Bounds know all symmetries of the topology. The simulator does not: the report of the loss goes
+   to a certain device, and rings go by the numbers of devices. So each strategy is simulated with
+   its devices renamed in all ways that are not alike for its reductions and the report.
 """
 
-from keras_soap.graph.operator_graph import Edge
+import functools
+
+from keras_soap.graph.operator_graph import Edge, OperatorGraph
 from keras_soap.search.chain_bounds import ChainBounds, Level, Placed
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import Problem
 from keras_soap.search.sweep import BudgetSpent, Sweep
-from keras_soap.search.symmetry import Permutation, cosets
+from keras_soap.search.symmetry import (
+    Permutation,
+    Reduction,
+    cosets,
+    reductions_of,
+    stabilizer,
+    with_same_reductions,
+)
 from keras_soap.search.tracker import Tracker
 from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.tasks.build import REPORT_DEVICE
 
 BISECTIONS = 8
 """To find what bounds show where they leave too much; each halves what is open."""
+
+
+def reporting_devices(graph: OperatorGraph) -> tuple[int, ...]:
+    """Devices that no symmetry may exchange, since losses are reported to them."""
+    reports = any(operator.attributes.get("report_bytes") for operator in graph.operators)
+    return (REPORT_DEVICE,) if reports else ()
 
 
 class ChainSearch:
@@ -34,7 +51,6 @@ class ChainSearch:
         bounds: PathBounds,
         edges: list[Edge],
         group: tuple[Permutation, ...],
-        fixed: tuple[Permutation, ...],
     ):
         """Prepares the bounds.
 
@@ -43,13 +59,16 @@ class ChainSearch:
             tracker: Has a feasible strategy.
             bounds: Of the configurations to consider.
             edges: The chain.
-            group: Symmetries of the topology.
-            fixed: Those that change nothing for the simulator.
+            group: Symmetries of the topology under which reductions take as long.
         """
         self.tracker = tracker
         self.bounds = bounds
         self.chain_bounds = ChainBounds(bounds, edges, group)
-        self.cosets = cosets(group, fixed)
+        self.problem = problem
+        self.group = group
+        self.reporting = reporting_devices(problem.graph)
+        self._images = functools.cache(self._find_images)
+        self._reductions = functools.cache(functools.partial(reductions_of, problem.lowering))
         self.lower_bound_ns = 0
         self.joining = [
             number
@@ -70,7 +89,7 @@ class ChainSearch:
                 break
             self.lower_bound_ns = int(least_ns[state])
             for placed in self.chain_bounds.strategies(levels, state):
-                for image in self.cosets:
+                for image in self._images(self._reductions_of(placed)):
                     self._simulate(placed, image)
         self.lower_bound_ns = self._limit_ns()
         return True
@@ -95,6 +114,19 @@ class ChainSearch:
     def _check(self) -> None:
         if self.tracker.spent():
             raise BudgetSpent
+
+    def _reductions_of(self, placed: Placed) -> frozenset[Reduction]:
+        return frozenset[Reduction]().union(
+            *(
+                self._reductions(number, self._domain(number).configs[row].degrees)
+                for number, (row, _) in placed.items()
+            )
+        )
+
+    def _find_images(self, reductions: frozenset[Reduction]) -> tuple[Permutation, ...]:
+        """How devices are to be renamed in strategies with certain reductions."""
+        same = with_same_reductions(self.problem.topology, self.group, reductions)
+        return cosets(self.group, stabilizer(same, self.reporting))
 
     def _simulate(self, placed: Placed, image: Permutation) -> None:
         """A strategy, with all configurations of what joins the chain."""

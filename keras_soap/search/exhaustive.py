@@ -11,6 +11,8 @@
 For small problems: the number of configurations grows as the factorial of the number of devices.
 """
 
+import itertools
+
 import numpy as np
 
 from keras_soap.errors import SearchError
@@ -18,14 +20,21 @@ from keras_soap.graph.operator_graph import Edge
 from keras_soap.search import mcmc
 from keras_soap.search.branch_bounds import BranchBounds, Occupied
 from keras_soap.search.chain_bounds import chain
-from keras_soap.search.chain_search import ChainSearch
+from keras_soap.search.chain_search import ChainSearch, reporting_devices
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.sweep import BudgetSpent, Sweep
-from keras_soap.search.symmetry import Permutation, stabilizer, symmetries
+from keras_soap.search.symmetry import (
+    Permutation,
+    Reduction,
+    reductions_of,
+    stabilizer,
+    symmetries,
+    with_equal_reductions,
+    with_same_reductions,
+)
 from keras_soap.search.tracker import Tracker
-from keras_soap.tasks.build import REPORT_DEVICE
 
 WARM_UP_SHARE = 0.2
 MOST_WARM_UP_SECONDS = 20.0
@@ -139,21 +148,29 @@ class _Search:
 
     def run(self) -> None:
         """Returns when nothing faster than `tracker.best` is left."""
+        topology = self.problem.topology
+        lowering, space = self.problem.lowering, self.problem.space
+        reductions = frozenset[Reduction]().union(
+            *(
+                reductions_of(lowering, number, degrees)
+                for family, members in enumerate(space.families)
+                for number, degrees in itertools.product(members, space.degrees[family])
+            )
+        )
+        group = with_equal_reductions(topology, symmetries(topology), reductions)
+        same = with_same_reductions(topology, group, reductions)
+        if not space.places:
+            group = same = group[:1]
+        edges = chain(self.bounds)
+        if edges and self.tracker.best.feasible and self._search_chain(edges, group):
+            return
         if self.tracker.best.feasible:
             self.bounds.tighten(self.tracker.best.step_time_ns)
         if not all(domain.configs for domain in self.bounds.domains):
             return
-        reports = any(operator.attributes.get("report_bytes") for operator in self.graph.operators)
-        group = symmetries(self.problem.topology)
-        fixed = symmetries(self.problem.topology, (REPORT_DEVICE,)) if reports else group
-        if not self.problem.space.places:
-            group = fixed = group[:1]
-        edges = chain(self.bounds)
-        if edges and self.tracker.best.feasible and self._search_chain(edges, group, fixed):
-            return
         if self.tracker.best.feasible:
-            self._raise_bound(group)
-        self._branch(0, fixed, self.branch_bounds.nothing)
+            self._raise_bound(same)
+        self._branch(0, stabilizer(same, reporting_devices(self.graph)), self.branch_bounds.nothing)
 
     def _raise_bound(self, group: tuple[Permutation, ...]) -> None:
         """Bisects for what bounds show, to a few parts in a thousand of what is open."""
@@ -170,11 +187,9 @@ class _Search:
                 self.branch_bounds.clear()
         self.probe_ns = None
 
-    def _search_chain(
-        self, edges: list[Edge], group: tuple[Permutation, ...], fixed: tuple[Permutation, ...]
-    ) -> bool:
+    def _search_chain(self, edges: list[Edge], group: tuple[Permutation, ...]) -> bool:
         """Whether that was enough."""
-        search = ChainSearch(self.problem, self.tracker, self.bounds, edges, group, fixed)
+        search = ChainSearch(self.problem, self.tracker, self.bounds, edges, group)
         try:
             return search.run()
         finally:

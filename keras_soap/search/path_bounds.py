@@ -276,15 +276,18 @@ class PathBounds:
     def _reduce_weights(self, number: int, row: int) -> np.ndarray:
         """int64 (parts,): from when a part's gradients are there, what its reductions take.
 
-        Those that share a link take turns.
+        Those among the same devices take turns.
         """
         family = self.family_of[number]
         config = self.domains[family].configs[row]
-        on_links = np.zeros((config.num_parts, self.num_resources), np.int64)
+        among: dict[tuple[int, ...], int] = {}
         for members, cost in self._reductions(number, config):
-            on_links[np.ix_(members, self._links(cost))] += cost.time_ns
+            among[tuple(members)] = among.get(tuple(members), 0) + cost.time_ns
             self.reduce_ns[family][row, self._links(cost)] += cost.time_ns
-        return on_links.max(axis=1)
+        longest = np.zeros(config.num_parts, np.int64)
+        for members, time_ns in among.items():
+            longest[list(members)] = np.maximum(longest[list(members)], time_ns)
+        return longest
 
     def _links(self, cost: all_reduce.Plan) -> list[int]:
         """Numbers of its links among the resources."""

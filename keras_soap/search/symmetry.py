@@ -1,9 +1,17 @@
 """Which renamings of devices change nothing.
 
 A permutation of devices is a symmetry if it takes devices to equal devices, and routes to routes
-with the same latency and bandwidth over correspondingly shared links.
+with the same latency and bandwidth over correspondingly shared links. It changes nothing for the
+simulator only if reductions, too, use corresponding links: rings go by the numbers of devices.
 """
 
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+
+from keras_soap.tasks import all_reduce
+from keras_soap.tasks.lowering import Lowering
 from keras_soap.topology.device_topology import Device, DeviceTopology, Link
 
 Permutation = tuple[int, ...]
@@ -41,6 +49,73 @@ def symmetries(topology: DeviceTopology, fixed: tuple[int, ...] = ()) -> tuple[P
 def stabilizer(group: tuple[Permutation, ...], devices: tuple[int, ...]) -> tuple[Permutation, ...]:
     """The symmetries of `group` that leave each of `devices` where it is."""
     return tuple(image for image in group if all(image[device] == device for device in devices))
+
+
+Reduction = tuple[int, int, int, bool]
+"""Number of devices, number of elements, bytes of one, and whether they are gathered."""
+
+
+def reductions_of(
+    lowering: Lowering, number: int, degrees: tuple[int, ...]
+) -> frozenset[Reduction]:
+    """Those of an operator under given degrees: of gradients, and on the way."""
+    block = lowering.operator(number, degrees)
+    found = {(len(r.members), r.num_elements, r.element_bytes, r.gathers) for r in block.reductions}
+    for each in block.combines:
+        for group in range(int(each.group.max()) + 1):
+            parts = np.flatnonzero(each.group == group)
+            elements = int(each.combine.elements[parts[0]])
+            found.add((len(parts), elements, each.element_bytes, False))
+    return frozenset(found)
+
+
+def with_equal_reductions(
+    topology: DeviceTopology, group: tuple[Permutation, ...], reductions: Iterable[Reduction]
+) -> tuple[Permutation, ...]:
+    """The symmetries of `group` under which reductions take as long, wherever they are."""
+    return _keeping(topology, group, reductions, same_links=False)
+
+
+def with_same_reductions(
+    topology: DeviceTopology, group: tuple[Permutation, ...], reductions: Iterable[Reduction]
+) -> tuple[Permutation, ...]:
+    """The symmetries of `group` under which reductions use corresponding links, too."""
+    return _keeping(topology, group, reductions, same_links=True)
+
+
+def _keeping(
+    topology: DeviceTopology,
+    group: tuple[Permutation, ...],
+    reductions: Iterable[Reduction],
+    same_links: bool,
+) -> tuple[Permutation, ...]:
+    numbers = range(topology.num_devices)
+    plans = [
+        {
+            devices: all_reduce.plan(topology, devices, *of_value)
+            for devices in itertools.combinations(numbers, size)
+        }
+        for size, *of_value in set(reductions)
+        if 1 < size <= len(numbers)
+    ]
+    kept = []
+    for image in group:
+        links = {
+            link: target
+            for a, b in itertools.permutations(numbers, 2)
+            for link, target in zip(
+                topology.route(a, b).links, topology.route(image[a], image[b]).links, strict=True
+            )
+        }
+        keeps = True
+        for by_devices in plans:
+            for devices, plan in by_devices.items():
+                other = by_devices[tuple(sorted(image[device] for device in devices))]
+                same = {links[link] for link in plan.links} == set(other.links)
+                keeps &= plan.time_ns == other.time_ns and (same or not same_links)
+        if keeps:
+            kept.append(image)
+    return tuple(kept)
 
 
 def cosets(

@@ -1,12 +1,25 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
+from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import SearchError
+from keras_soap.graph.zoo import MODELS
 from keras_soap.search import chain_bounds, exhaustive
 from keras_soap.search.path_bounds import Domain, PathBounds
-from keras_soap.search.problem import Budget
-from keras_soap.search.symmetry import cosets, stabilizer, symmetries
+from keras_soap.search.problem import Budget, Problem
+from keras_soap.search.symmetry import (
+    cosets,
+    reductions_of,
+    stabilizer,
+    symmetries,
+    with_equal_reductions,
+    with_same_reductions,
+)
+from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.strategy import Strategy
+from keras_soap.topology.presets import scaled_cluster
 from tests.search import toys
 
 PROBLEMS = {
@@ -143,3 +156,37 @@ def test_symmetric_strategies_take_the_same_time():
             problem.objective.evaluate(moved).step_time_ns
             == problem.baselines["expert"].step_time_ns
         )
+
+
+def test_rings_keep_their_direction():
+    topology = toys.machine(4)
+    large, small = (4, 2**20, 4, False), (4, 16, 4, False)
+    assert len(with_equal_reductions(topology, symmetries(topology), {large, small})) == 24
+    assert len(with_same_reductions(topology, symmetries(topology), {small})) == 24
+    around = {(0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2)}
+    ports = with_same_reductions(topology, symmetries(topology), {large})
+    assert set(ports) == set(symmetries(topology))  # Ports are those of devices, in any order.
+    mesh = scaled_cluster(4)
+    assert set(with_same_reductions(mesh, symmetries(mesh), {large})) == around
+    pairs = {(2, 2**20, 4, False)}
+    assert len(with_same_reductions(mesh, symmetries(mesh), pairs)) == 24
+
+
+def test_symmetries_that_keep_reductions_change_no_times():
+    problem = Problem(MODELS["lenet"](), scaled_cluster(4), Roofline())
+    group = symmetries(problem.topology)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        strategy = problem.space.random_strategy(rng)
+        reductions = set()
+        for number, config in enumerate(strategy.configs):
+            reductions |= reductions_of(problem.lowering, number, config.degrees)
+        time_ns = problem.objective.evaluate(strategy).step_time_ns
+        for image in stabilizer(with_same_reductions(problem.topology, group, reductions), (0,)):
+            moved = Strategy(
+                tuple(
+                    ParallelConfig(config.degrees, tuple(image[d] for d in config.devices))
+                    for config in strategy.configs
+                )
+            )
+            assert problem.objective.evaluate(moved).step_time_ns == time_ns
