@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.running import on_device, runner
+from keras_soap.costs.running import UNCACHED_BYTES, on_device, runner
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
@@ -37,10 +37,6 @@ NUM_COPIES = 16
 
 ROUGH = Precision(min_runs=3, max_runs=3)
 """To tell how many copies are needed."""
-
-UPDATED_BYTES = 64 * 2**20
-"""Of the weights that are updated in turn, if that takes no more than `NUM_COPIES`: in a step they
-were last touched a step ago, and are in no cache any more."""
 
 NUM_CHAINED = 64
 """Bare tasks that run one after the other, to tell what one takes."""
@@ -157,7 +153,7 @@ def _part_time(
     empty = run(_empty, arguments)
     once = time_in_turn([empty, run(longest, arguments)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
-    runners = [run(function, given, copies=copies) for function, given in functions]
+    runners = [run(function, given, copies=copies, uncached=True) for function, given in functions]
     timing = time_in_turn([empty, *runners], precision, _clock_ns(cores))
     forward_ns, backward_ns, weight_gradient_ns = [
         *(time // copies // max(1, cores) for time in timing.beyond_previous_ns),
@@ -180,7 +176,7 @@ def measure_update(
     Several at once, as in a step.
     """
     num_elements = max(1, num_bytes // 4)
-    copies = min(NUM_COPIES, max(2, UPDATED_BYTES // num_bytes))
+    copies = min(NUM_COPIES, max(2, UNCACHED_BYTES // num_bytes))
     with tf.device(device):
         values = np.zeros(num_elements, "float32")
         variables = [keras.Variable(values, name=f"measured_{n}") for n in range(copies)]

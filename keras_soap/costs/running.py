@@ -1,5 +1,6 @@
 """Runs functions on one device, as tasks of a step run."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,12 +9,20 @@ import tensorflow as tf
 
 from keras_soap.topology.local import sync_devices
 
+UNCACHED_BYTES = 64 * 2**20
+"""Of what runs go through before they come to the same again. In a step, what a part reads was last
+touched long ago, and is in no cache of a core any more."""
+
+MOST_SETS = 64
+"""Of arguments: what is so small takes no time to be read."""
+
 
 def runner(
     function: Callable[[Sequence[tf.Tensor]], list[Any]],
     arguments: Sequence[tf.Tensor],
     device: str,
     copies: int = 1,
+    uncached: bool = False,
 ) -> Callable[[], list[tf.Tensor]]:
     """Runs `function` on the arguments, which are on `device`; has run once.
 
@@ -22,28 +31,37 @@ def runner(
         arguments: Of the function.
         device: Where.
         copies: How often, one after the other.
+        uncached: Whether each copy finds its arguments where no cache holds them any more.
     """
+    sets = [list(arguments)]
+    if uncached:
+        num_bytes = sum(x.shape.num_elements() * x.dtype.size for x in arguments)
+        wanted = min(MOST_SETS, max(copies, -(-UNCACHED_BYTES // max(1, num_bytes))))
+        sets += [on_device(arguments, device) for _ in range(wanted - 1)]
+    in_turn = itertools.cycle(sets)
 
     @tf.function(
-        autograph=False, input_signature=[tf.TensorSpec(x.shape, x.dtype) for x in arguments]
+        autograph=False,
+        input_signature=[tf.TensorSpec(x.shape, x.dtype) for x in arguments] * copies,
     )
     def run(*given: tf.Tensor) -> list[Any]:
         made: list[Any] = []
         before: list[Any] = []
-        for _ in range(copies):
+        for copy in range(copies):
+            mine = given[copy * len(arguments) : (copy + 1) * len(arguments)]
             with tf.device(device):
                 if before:
                     # Only arguments wait: constants that did would be merged, into a cycle.
                     with tf.control_dependencies(before):
-                        given = tuple(tf.identity(tensor) for tensor in given)
-                before = function(given)
+                        mine = tuple(tf.identity(tensor) for tensor in mine)
+                before = function(mine)
             made += before
         return made
 
     concrete = run.get_concrete_function()
 
     def call() -> list[tf.Tensor]:
-        made = concrete(*arguments)
+        made = concrete(*itertools.chain(*itertools.islice(in_turn, copies)))
         sync_devices()
         return made
 

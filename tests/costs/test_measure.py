@@ -263,7 +263,7 @@ def test_a_backward_pass_begins_when_the_forward_pass_has_ended(tmp_path, topolo
     _, captured = convolutional()
     traced = []
 
-    def runner(function, arguments, device, copies=1):
+    def runner(function, arguments, device, copies=1, uncached=False):
         @tf.function
         def run(*given):
             return function(given)

@@ -16,3 +16,33 @@ def test_copies_run_one_after_the_other_and_all_that_they_make_is_there():
     # It has run once before.
     assert [float(x) for x in made[::2]] == [3, 3, 3]
     assert [int(x) for x in made[1::2]] == [4, 5, 6]
+
+
+def test_what_no_cache_holds_is_read_in_turn(monkeypatch):
+    monkeypatch.setattr(running, "UNCACHED_BYTES", 3 * 4 * 1000)
+    seen: list[int] = []
+
+    def address(flat):
+        def note(array):
+            seen.append(array.__array_interface__["data"][0])
+            return array[:1]
+
+        return [tf.numpy_function(note, [flat[0]], tf.float32)]
+
+    arguments = running.on_device([np.ones(1000, np.float32)], "CPU:0")
+    call = running.runner(address, arguments, "CPU:0", copies=2, uncached=True)
+    for _ in range(2):
+        call()
+    # Six reads of three copies, of which each is 4,000 bytes.
+    assert len(set(seen)) == 3
+    assert seen[:3] == seen[3:]
+
+
+def test_small_arguments_have_few_copies(monkeypatch):
+    made = []
+    on_device = running.on_device
+    monkeypatch.setattr(running, "on_device", lambda *a: made.append(a) or on_device(*a))
+    arguments = on_device([np.float32(1)], "CPU:0")
+    call = running.runner(lambda flat: [flat[0] + 1], arguments, "CPU:0", copies=2, uncached=True)
+    assert [float(x) for x in call()] == [2, 2]
+    assert len(made) == running.MOST_SETS - 1
