@@ -1,8 +1,8 @@
 """This machine's topology with what its connections and its tasks really take.
 
 1. A copy is what the runtime does for a transfer: cut on one device, moved, joined on the other.
-   It is cut and joined along the last axis, as channels and units are: that takes several times as
-   long as along the first.
+   It is cut and joined along the last axis, as channels and units are, which takes several times as
+   long as along the first, and it is of a tensor that no cache of a core holds.
 2. A reduction is the runtime's own, among all devices.
 3. Both are timed by size, a few in a row, and count all cores that they keep at work; latency and
    bandwidth are those with which the topology predicts all of these times best (least squares of
@@ -12,6 +12,7 @@
 import dataclasses
 import datetime
 import functools
+import itertools
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from keras_soap.costs.cache import CostCache
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.measure import cores_of_task, cores_per_place, num_places
 from keras_soap.costs.measure_parts import measure_task_overhead
+from keras_soap.costs.running import MOST_SETS, UNCACHED_BYTES
 from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
 from keras_soap.runtime.collectives import Reductions
@@ -149,19 +151,28 @@ def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision)
     """Times transfers of `num_bytes` between two devices, one after the other, to and fro."""
     names = [device.name for device in topology.devices[:2]]
     rows = max(1, num_bytes // 4 // ROW_LENGTH)
+    hops = _hops(num_bytes)
 
-    def copies(tensor: tf.Tensor, *rests: tf.Tensor) -> tf.Tensor:
-        for hop in range(_hops(num_bytes)):
+    def copies(*given: tf.Tensor) -> list[tf.Tensor]:
+        rests, tensors = given[:2], given[2:]
+        made: list[tf.Tensor] = []
+        for hop, tensor in enumerate(tensors):
             source, target = hop % 2, (hop + 1) % 2
-            with tf.device(names[source]):
-                piece = tf.slice(tensor, [0, 1], [rows, ROW_LENGTH - 1])
-            piece = move(piece, names[source], names[target])
-            with tf.device(names[target]):
-                tensor = tf.concat([rests[target], piece], 1)
-        return tensor
+            # One after the other.
+            with tf.control_dependencies(made[-1:]):
+                with tf.device(names[source]):
+                    piece = tf.slice(tensor, [0, 1], [rows, ROW_LENGTH - 1])
+                piece = move(piece, names[source], names[target])
+                with tf.device(names[target]):
+                    made.append(tf.concat([rests[target], piece], 1))
+        return made
 
-    arguments = [_ones(names[0], rows, ROW_LENGTH), *(_ones(name, rows, 1) for name in names)]
-    return _time(topology, copies, arguments, _hops(num_bytes), precision)
+    rests = [_ones(name, rows, 1) for name in names]
+    count = min(MOST_SETS * hops, max(hops, UNCACHED_BYTES // num_bytes // hops * hops))
+    tensors = itertools.cycle([_ones(names[k % 2], rows, ROW_LENGTH) for k in range(count)])
+    return _time(
+        topology, copies, lambda: [*rests, *itertools.islice(tensors, hops)], hops, precision
+    )
 
 
 def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:
@@ -176,7 +187,7 @@ def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Prec
         return made
 
     arguments = [_ones(name, max(1, num_bytes // 4)) for name in names]
-    return _time(topology, reductions, arguments, _hops(num_bytes), precision)
+    return _time(topology, reductions, lambda: arguments, _hops(num_bytes), precision)
 
 
 def _hops(num_bytes: int) -> int:
@@ -242,23 +253,23 @@ def _with_links(topology: DeviceTopology, latency_ns: float, bandwidth: float) -
 def _time(
     topology: DeviceTopology,
     function: Callable[..., Any],
-    arguments: list[tf.Tensor],
+    next_arguments: Callable[[], list[tf.Tensor]],
     hops: int,
     precision: Precision,
 ) -> PartTime:
-    """What each of `hops` takes that `function` makes.
+    """What each of `hops` takes that `function` makes of `next_arguments()`.
 
     Where devices share cores, a transfer or a reduction holds one place of the pool for its time
     (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
     time of all of them together, if the pool has more than one place.
     """
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in arguments]
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in next_arguments()]
     runners = []
     for body in (lambda *given: tf.constant(0.0), function):
         concrete = tf.function(body, autograph=False).get_concrete_function(*specs)
 
         def run(concrete=concrete) -> object:
-            made = concrete(*arguments)
+            made = concrete(*next_arguments())
             sync_devices()
             return made
 
