@@ -1,5 +1,6 @@
 """Cuts tensors into regions, and puts regions together."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,19 +40,31 @@ def assemble(pieces: Sequence[tuple[Region, tf.Tensor]]) -> tf.Tensor:
 def accumulate(pieces: Sequence[tuple[Region, tf.Tensor]], whole: Region) -> tf.Tensor:
     """The sum of `pieces`, each placed at its region of `whole`, zeros elsewhere.
 
-    Pieces that tile `whole` as a grid are joined; only others, such as the overlapping halos of a
-    convolution, cost a padding and an addition each.
+    Pieces that tile `whole` as a grid are joined. Of others, such as the overlapping halos of a
+    convolution, only what overlaps is added: padding each to the whole and adding up all would go
+    over the whole as often as there are pieces, and once more.
     """
     if tiles([region for region, _ in pieces], whole):
         return assemble(pieces)
-    padded = []
-    for region, tensor in pieces:
-        margins = [
-            (start - first, last - stop)
-            for (start, stop), (first, last) in zip(region, whole, strict=True)
-        ]
-        padded.append(tf.pad(tensor, margins) if any(map(any, margins)) else tensor)
-    return tf.add_n(padded) if len(padded) > 1 else padded[0]
+    axes = range(len(whole))
+    axis = next((a for a in axes if any(region[a] != whole[a] for region, _ in pieces)), None)
+    if axis is None:
+        return tf.add_n([tensor for _, tensor in pieces])
+    ends = {end for region, _ in pieces for end in region[axis]}
+    strips = []
+    for strip in itertools.pairwise(sorted({*whole[axis], *ends})):
+        within = (*whole[:axis], strip, *whole[axis + 1 :])
+        found = []
+        for region, tensor in pieces:
+            if region[axis][0] <= strip[0] and strip[1] <= region[axis][1]:
+                here = (*region[:axis], strip, *region[axis + 1 :])
+                found.append((here, cut(tensor, region, here)))
+        strips.append(accumulate(found, within) if found else _zeros(within, pieces[0][1].dtype))
+    return tf.concat(strips, axis)
+
+
+def _zeros(region: Region, dtype: tf.DType) -> tf.Tensor:
+    return tf.zeros([stop - start for start, stop in region], dtype)
 
 
 def add_up(gradients: Sequence[Any]) -> Any:
