@@ -92,10 +92,10 @@ def _keeping(
     numbers = range(topology.num_devices)
     plans = [
         {
-            devices: all_reduce.plan(topology, devices, *of_value)
+            devices: all_reduce.plan(topology, devices, elements, element_bytes, gathers)
             for devices in itertools.combinations(numbers, size)
         }
-        for size, *of_value in set(reductions)
+        for size, elements, element_bytes, gathers in set(reductions)
         if 1 < size <= len(numbers)
     ]
     kept = []
