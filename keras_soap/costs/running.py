@@ -36,7 +36,7 @@ def runner(
     sets = [list(arguments)]
     if uncached:
         num_bytes = sum(x.shape.num_elements() * x.dtype.size for x in arguments)
-        wanted = min(MOST_SETS, max(copies, -(-UNCACHED_BYTES // max(1, num_bytes))))
+        wanted = min(MOST_SETS, -(-UNCACHED_BYTES // max(1, num_bytes)))
         sets += [on_device(arguments, device) for _ in range(wanted - 1)]
     in_turn = itertools.cycle(sets)
 

@@ -46,3 +46,11 @@ def test_small_arguments_have_few_copies(monkeypatch):
     call = running.runner(lambda flat: [flat[0] + 1], arguments, "CPU:0", copies=2, uncached=True)
     assert [float(x) for x in call()] == [2, 2]
     assert len(made) == running.MOST_SETS - 1
+
+
+def test_large_arguments_are_not_copied(monkeypatch):
+    monkeypatch.setattr(running, "UNCACHED_BYTES", 4000)
+    arguments = running.on_device([np.ones(1000, np.float32)], "CPU:0")
+    monkeypatch.setattr(running, "on_device", None)
+    call = running.runner(lambda flat: [flat[0] + 1], arguments, "CPU:0", copies=3, uncached=True)
+    assert [float(x[0]) for x in call()] == [2, 2, 2]
