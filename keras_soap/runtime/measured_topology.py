@@ -1,8 +1,8 @@
 """This machine's topology with what its connections and its tasks really take.
 
 1. A copy is what the runtime does for a transfer: cut on one device, moved, joined on the other.
-   It is cut and joined along the last axis, as channels and units are, which takes several times as
-   long as along the first, and it is of a tensor that no cache of a core holds.
+   It is cut and joined along the last axis, as channels and units are, which takes longer than
+   along the first, and it is of a tensor that no cache of a core holds.
 2. A reduction is the runtime's own, among all devices.
 3. Both are timed by size, a few in a row, and count all cores that they keep at work; latency and
    bandwidth are those with which the topology predicts all of these times best (least squares of
@@ -40,8 +40,8 @@ from keras_soap.topology.device_topology import DeviceTopology
 from keras_soap.topology.local import sync_devices
 
 COPY_BYTES = (4 * 2**10, 64 * 2**10, 2**20, 4 * 2**20, 16 * 2**20)
-"""Sizes of copies and reductions that are timed. Tensors from 32 MB on, which are rare, take five
-times as long by the byte on CPUs: the C library gets new memory for each from the system."""
+"""Sizes of copies and reductions that are timed. Tensors from 32 MB on, which are rare, take
+much longer by the byte on CPUs: the C library gets new memory for each from the system."""
 
 ROW_LENGTH = 128
 """Of tensors that are copied: float32 numbers along the last axis."""

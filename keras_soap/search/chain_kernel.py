@@ -9,9 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_soap.jit import entry
-
-NEVER = -(1 << 50)
-"""Time between tasks of which neither waits for the other."""
+from keras_soap.search.path_bounds import NEVER
 
 
 class Work(NamedTuple):

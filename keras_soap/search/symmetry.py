@@ -18,8 +18,8 @@ Permutation = tuple[int, ...]
 MOST_DEVICES = 8
 
 
-def symmetries(topology: DeviceTopology, fixed: tuple[int, ...] = ()) -> tuple[Permutation, ...]:
-    """All symmetries that leave the devices `fixed` where they are, the identity first.
+def symmetries(topology: DeviceTopology) -> tuple[Permutation, ...]:
+    """All symmetries, the identity first.
 
     With more than `MOST_DEVICES` devices only the identity is looked for.
     """
@@ -34,7 +34,7 @@ def symmetries(topology: DeviceTopology, fixed: tuple[int, ...] = ()) -> tuple[P
             found.append(tuple(images))
             return
         for image in range(num_devices):
-            if image in images or ((device in fixed or image in fixed) and image != device):
+            if image in images:
                 continue
             if _kind(topology.devices[device]) != _kind(topology.devices[image]):
                 continue

@@ -229,7 +229,7 @@ class DeviceTopology:
 
         From one to itself, if it `copies`: over no link, as fast as to the one beside it.
         """
-        if source == destination:
+        if source == destination and self.copies(source):
             return dataclasses.replace(self.route(source, self.beside[source]), links=())
         if source not in self._routes:
             self._routes[source] = self._routes_from(source)
