@@ -12,18 +12,14 @@ def forward_part(graph: OperatorGraph) -> OperatorGraph:
 
     What only training needs, as after a branch on `training`, is unread.
     """
+    readers: dict[int, list[str]] = {}
+    for feed in graph.feeds:
+        readers.setdefault(feed.producer.operator, []).append(graph.operators[feed.consumer].kind)
     kept = [
         number
         for number, operator in enumerate(graph.operators)
         if operator.kind not in LOSS_KINDS
-        and not (
-            operator.kind == "input"
-            and graph.out_edges[number]
-            and all(
-                graph.operators[edge.consumer].kind in LOSS_KINDS
-                for edge in graph.out_edges[number]
-            )
-        )
+        and not (number in readers and all(kind in LOSS_KINDS for kind in readers[number]))
     ]
     if len(kept) < len(graph.operators):
         graph = _with_operators(graph, kept)

@@ -2,7 +2,8 @@
 
 1. Operators stand in topological order: an operator reads outputs of earlier ones only.
 2. Every shape is complete, the batch dimension included.
-3. Inputs and targets of the model are operators too (kind `"input"`), and so are its losses.
+3. Inputs and targets of the model are operators too (kind `"input"`), and so are its losses. Of a
+   batch each region is placed where it is read, ahead of the step: who reads it waits for nothing.
 4. Weights belong to layers; a layer that is called twice gives two operators on the same weights.
    A weight that no split fits alike for all its readers is an operator itself (kind `"weight"`).
 """
@@ -19,6 +20,9 @@ from keras_soap.errors import CaptureError
 
 SPACE = "space"
 """Dtype of a tensor that is never made, and takes no bytes: its axes are what can be split."""
+
+INPUT = "input"
+"""Kind of operators that stand for a tensor of the batch."""
 
 LOSS_KINDS = ("loss", "cross_entropy")
 """Kinds of operators that gradients start from."""
@@ -194,12 +198,26 @@ class OperatorGraph:
 
     @functools.cached_property
     def edges(self) -> tuple[Edge, ...]:
-        """All edges, by consumer, then by its input."""
-        edges: list[Edge] = []
-        for consumer, operator in enumerate(self.operators):
-            for position, producer in enumerate(operator.inputs):
-                edges.append(Edge(len(edges), producer, consumer, position))
-        return tuple(edges)
+        """What operators read of what others make in the step, by consumer, then by its input."""
+        return self._reads(fed=False)
+
+    @functools.cached_property
+    def feeds(self) -> tuple[Edge, ...]:
+        """What operators read of the batch, by consumer, then by its input."""
+        return self._reads(fed=True)
+
+    def _reads(self, fed: bool) -> tuple[Edge, ...]:
+        found = [
+            (producer, consumer, position)
+            for consumer, operator in enumerate(self.operators)
+            for position, producer in enumerate(operator.inputs)
+            if self.is_fed(producer) == fed
+        ]
+        return tuple(Edge(index, *read) for index, read in enumerate(found))
+
+    def is_fed(self, tensor: TensorRef) -> bool:
+        """Whether a tensor comes with the batch, rather than being made in the step."""
+        return self.operators[tensor.operator].kind == INPUT
 
     @functools.cached_property
     def in_edges(self) -> tuple[tuple[Edge, ...], ...]:

@@ -11,7 +11,7 @@ They stay in the graph, as operators of kind `UNREAD`, which cost nothing.
 import dataclasses
 from collections.abc import Collection
 
-from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, Operator, OperatorGraph
+from keras_soap.graph.operator_graph import INPUT, LOSS_KINDS, Edge, Operator, OperatorGraph
 
 UNREAD = "unread"
 """Their kind."""
@@ -44,7 +44,7 @@ def mark_unread(
             attributes = {**operator.attributes, READS: read, "constant_inputs": [other]}
             operators[number] = operator = dataclasses.replace(operator, attributes=attributes)
         edges = graph.out_edges[number]
-        if operator.kind == "input" or number in (outputs or ()):
+        if operator.kind == INPUT or number in (outputs or ()):
             continue
         if edges and all(e.consumer in skipped or _is_other_mode(operators, e) for e in edges):
             skipped.add(number)

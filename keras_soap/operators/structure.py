@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.operator_graph import INPUT, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.graph.unread import UNREAD, as_read
 from keras_soap.operators import registry
@@ -14,11 +14,18 @@ from keras_soap.operators.rule import Dimension, PartCall, PartResult, Rule
 class Input(Rule):
     """A tensor that every step brings anew: model inputs, targets, sample weights.
 
-    Parts are placed on their devices ahead of the step, so they take no time.
+    Each region of it is placed where it is read, ahead of the step. So it has no parts to place,
+    and takes no time.
     """
 
-    kind = "input"
+    kind = INPUT
     free = True
+
+    def dimensions(self, operator: Operator) -> tuple[Dimension, ...]:
+        return ()
+
+    def made_outputs(self, operator: Operator) -> Sequence[int]:
+        return ()
 
     def flops(self, operator, regions):
         return super().flops(operator, regions) * 0

@@ -1,6 +1,9 @@
-"""Pieces of batches: what each part of an input operator gets, on its device."""
+"""Pieces of batches: what parts read of the inputs of a model, on their devices.
 
-from collections.abc import Sequence
+A region that several parts on one device read is one piece.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -8,7 +11,7 @@ from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.runtime import cluster
 from keras_soap.runtime.batch_shards import Sizes, rows
 from keras_soap.runtime.exchange import FEED, host_of, hosts, is_here, move, on, placeholder
-from keras_soap.runtime.pieces import assemble, cut
+from keras_soap.runtime.pieces import Piece, assemble, cut
 from keras_soap.runtime.step import StepTracer
 
 
@@ -21,78 +24,94 @@ def signature(
     return [tf.TensorSpec((*own, *spec.shape[len(own) :]), spec.dtype) for spec in specs]
 
 
+def wanted(
+    tracer: StepTracer, order: Sequence[int], handed_out: Collection[int] = ()
+) -> list[Piece]:
+    """The pieces that a step reads, each once.
+
+    Args:
+        tracer: Of the step.
+        order: Numbers of its input operators.
+        handed_out: Those that are needed as a whole as well, on the device of their only part.
+    """
+    found: dict[int, dict[Piece, None]] = {number: {} for number in order}
+    for feed in tracer.graph.feeds:
+        number, consumer = feed.producer.operator, feed.consumer
+        for part, device in zip(tracer.parts[consumer], tracer.devices(consumer), strict=True):
+            region = part.inputs[feed.input]
+            if all(start < stop for start, stop in region):
+                found[number][Piece(number, region, device)] = None
+    for number in handed_out:
+        found[number][tracer.whole(number)] = None
+    return [piece for of_input in found.values() for piece in of_input]
+
+
 def cut_batch(
     tracer: StepTracer,
     order: Sequence[int],
     tensors: Sequence[tf.Tensor],
     sizes: Sizes | None = None,
-) -> dict[int, list[tf.Tensor]]:
-    """For each input operator the pieces of its parts, on their devices.
+    handed_out: Collection[int] = (),
+) -> dict[Piece, tf.Tensor]:
+    """The pieces of a batch that a step reads, on their devices.
 
     Args:
-        tracer: Whose input operators they are.
-        order: Numbers of these.
-        tensors: What this client has of each.
+        tracer: As of `wanted`.
+        order: As of `wanted`.
+        tensors: What this client has of each input.
         sizes: Samples that each client has; None if each has them all.
+        handed_out: As of `wanted`.
     """
+    by_number = dict(zip(order, tensors, strict=True))
     return {
-        number: _cut(tracer, number, tensor, sizes)
-        for number, tensor in zip(order, tensors, strict=True)
+        piece: _cut(tracer, piece, by_number[piece.number], sizes)
+        for piece in wanted(tracer, order, handed_out)
     }
 
 
-def _cut(
-    tracer: StepTracer, number: int, tensor: tf.Tensor, sizes: Sizes | None
-) -> list[tf.Tensor]:
-    samples, *others = ((0, size) for size in tracer.graph.operators[number].output.shape)
-    pieces = []
-    for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True):
-        own = [(host_of(device), samples)]
-        sources = own if sizes is None else zip(hosts(), rows(sizes), strict=True)
-        found = []
-        for host, (first, last) in sources:
-            start, stop = part.output[0]
-            if max(start, first) < min(stop, last):
-                wanted = ((max(start, first), min(stop, last)), *part.output[1:])
-                with tf.name_scope(FEED), on(host):
-                    like = [last - first, *tensor.shape[1:]]
-                    held = tensor if is_here(host) else placeholder(like, tensor.dtype, host)
-                    piece = cut(held, ((first, last), *others), wanted)
-                found.append((wanted, move(piece, host, device)))
-        with tf.name_scope(FEED), on(device):
-            pieces.append(assemble(found))
-    return pieces
+def _cut(tracer: StepTracer, piece: Piece, tensor: tf.Tensor, sizes: Sizes | None) -> tf.Tensor:
+    samples, *others = ((0, size) for size in tracer.graph.operators[piece.number].output.shape)
+    own = [(host_of(piece.device), samples)]
+    sources = own if sizes is None else zip(hosts(), rows(sizes), strict=True)
+    found = []
+    for host, (first, last) in sources:
+        start, stop = piece.region[0]
+        if max(start, first) < min(stop, last):
+            here = ((max(start, first), min(stop, last)), *piece.region[1:])
+            with tf.name_scope(FEED), on(host):
+                like = [last - first, *tensor.shape[1:]]
+                held = tensor if is_here(host) else placeholder(like, tensor.dtype, host)
+                some = cut(held, ((first, last), *others), here)
+            found.append((here, move(some, host, piece.device)))
+    with tf.name_scope(FEED), on(piece.device):
+        return assemble(found)
 
 
 def piece_signature(tracer: StepTracer, order: Sequence[int]) -> list[tf.TensorSpec]:
     """Of the pieces that are placed on devices of this client."""
     return [
-        tf.TensorSpec(_sizes(part.output), tracer.graph.operators[number].output.dtype)
-        for number in order
-        for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True)
-        if is_here(device)
+        tf.TensorSpec(_sizes(piece), _dtype(tracer, piece))
+        for piece in wanted(tracer, order)
+        if is_here(piece.device)
     ]
 
 
-def by_input(
-    tracer: StepTracer, order: Sequence[int], pieces: Sequence[tf.Tensor]
-) -> dict[int, Sequence[tf.Tensor]]:
-    """Pieces by the number of their input operator; in outline, those of other clients."""
-    left = iter(pieces)
+def by_piece(
+    tracer: StepTracer, order: Sequence[int], tensors: Sequence[tf.Tensor]
+) -> Mapping[Piece, tf.Tensor]:
+    """Tensors by the piece that they are; in outline, those of other clients."""
+    left = iter(tensors)
     return {
-        number: [
-            next(left)
-            if is_here(device)
-            else placeholder(
-                _sizes(part.output),
-                tf.as_dtype(tracer.graph.operators[number].output.dtype),
-                device,
-            )
-            for part, device in zip(tracer.parts[number], tracer.devices(number), strict=True)
-        ]
-        for number in order
+        piece: next(left)
+        if is_here(piece.device)
+        else placeholder(_sizes(piece), _dtype(tracer, piece), piece.device)
+        for piece in wanted(tracer, order)
     }
 
 
-def _sizes(region: Sequence[tuple[int, int]]) -> list[int]:
-    return [stop - start for start, stop in region]
+def _sizes(piece: Piece) -> list[int]:
+    return [stop - start for start, stop in piece.region]
+
+
+def _dtype(tracer: StepTracer, piece: Piece) -> tf.DType:
+    return tf.as_dtype(tracer.graph.operators[piece.number].output.dtype)

@@ -213,7 +213,9 @@ class StepFunctions:
                 self.model.test_function = self.test
                 self.model.predict_function = self.predict
             run = self.run
-            self._trace(batch, run.place_function(step, batch.sizes), run.train_function(step))
+            self._trace(
+                batch, run.place_function(step, True, batch.sizes), run.train_function(step)
+            )
         logs = self._run(batch)
         assert self.run is not None
         self.run.store.after_step()
@@ -224,7 +226,9 @@ class StepFunctions:
         assert run is not None
         if batch.key not in self._traced:
             step = self._capture(batch)
-            self._trace(batch, run.place_function(step, batch.sizes), run.test_function(step))
+            self._trace(
+                batch, run.place_function(step, False, batch.sizes), run.test_function(step)
+            )
         logs = self._run(batch)
         self._after_inference()
         return logs

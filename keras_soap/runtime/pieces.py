@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,15 @@ import tensorflow as tf
 
 Range = tuple[int, int]
 Region = tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A region of an input of the model, by its operator's number, on a device."""
+
+    number: int
+    region: Region
+    device: str
 
 
 def ranges(region: np.ndarray) -> Region:

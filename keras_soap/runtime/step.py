@@ -3,7 +3,7 @@
 The order and the facts are those of `tasks.build`, read from the same `Lowering`:
 
 1. forward: each part reads its input regions from the parts that make them, cut where they are
-   made and moved to where they are read;
+   made and moved to where they are read; what it reads of the batch is there already;
 2. backward: each part has a tape of its own, differentiated under its own device (one tape over
    several devices would put all gradients on the first), and sends gradients back along the same
    overlaps;
@@ -18,14 +18,14 @@ from typing import Any
 import tensorflow as tf
 
 from keras_soap.capture.captured_model import CapturedModel
-from keras_soap.graph.operator_graph import LOSS_KINDS, Edge, TensorRef
+from keras_soap.graph.operator_graph import INPUT, LOSS_KINDS, Edge, TensorRef
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
 from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import FEED, here, move, on
 from keras_soap.runtime.part_trace import PartTrace
-from keras_soap.runtime.pieces import Region, accumulate, add_up, assemble, cut, ranges
+from keras_soap.runtime.pieces import Piece, Region, accumulate, add_up, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
@@ -70,21 +70,30 @@ class StepTracer:
         self.weight_gradients: dict[int, dict[str, list[Any]]] = {}
         self._overlaps_of: dict[int, list[list[tuple[int, Region]]]] = {}
         self._loss_scale: Callable[[str], Any] | None = None
+        self._fed: dict[Piece, tf.Tensor] = {}
         self._arriving: dict[tuple[int, int], list[list[tuple[Region, tf.Tensor]]]] = {}
 
     def devices(self, number: int) -> list[str]:
         """Names of the devices of an operator's parts."""
         return [self.device_names[device] for device in self.configs[number].devices]
 
-    def forward(self, fed: Mapping[int, Sequence[tf.Tensor]]) -> None:
+    def whole(self, number: int) -> Piece:
+        """All of an input, on the device of its only part."""
+        return Piece(number, self.parts[number][0].output, self.devices(number)[0])
+
+    def forward(self, fed: Mapping[Piece, tf.Tensor]) -> None:
         """Traces all forward tasks.
 
         Args:
-            fed: For each input operator its pieces, one for each part; see `batch_pieces`.
+            fed: What is read of the batch; see `batch_pieces`.
         """
+        with tf.name_scope(FEED):
+            # Says where they are.
+            self._fed = {piece: move(x, piece.device, piece.device) for piece, x in fed.items()}
         for number, operator in enumerate(self.graph.operators):
-            if operator.kind == "input":
-                self.traces.append(self._feed(number, fed[number]))
+            if operator.kind == INPUT:
+                made = self._fed.get(self.whole(number))
+                self.traces.append([PartTrace(tf.GradientTape(), [], [], [], [], (made,))])
             else:
                 self.traces.append(self._forward(number))
 
@@ -94,15 +103,6 @@ class StepTracer:
         name = TaskName(kind, self.graph.operators[number].name, part)
         with on(device), tf.name_scope(name.scope):
             yield
-
-    def _feed(self, number: int, pieces: Sequence[tf.Tensor]) -> list[PartTrace]:
-        traces = []
-        for piece, device in zip(pieces, self.devices(number), strict=True):
-            with tf.name_scope(FEED):
-                # Says where it is.
-                piece = move(piece, device, device)
-            traces.append(PartTrace(tf.GradientTape(), [], [], [], [], (piece,)))
-        return traces
 
     def _forward(self, number: int) -> list[PartTrace]:
         operator = self.graph.operators[number]
@@ -204,7 +204,14 @@ class StepTracer:
     def _inputs(self, number: int, part: int) -> list[tf.Tensor | None]:
         """The input regions of a part, on its device; None where it reads nothing."""
         device = self.devices(number)[part]
-        result: list[tf.Tensor | None] = []
+        result: list[tf.Tensor | None] = [
+            self._fed.get(Piece(ref.operator, region, device))
+            for ref, region in zip(
+                self.graph.operators[number].inputs,
+                self.parts[number][part].inputs,
+                strict=True,
+            )
+        ]
         for edge in self.graph.in_edges[number]:
             pieces = []
             for producer, region in self._overlaps(edge)[part]:
@@ -219,7 +226,7 @@ class StepTracer:
                         piece = move(piece, source, device)
                 pieces.append((region, piece))
             with self._task(TaskKind.TRANSFER, number, part, device):
-                result.append(_apart(assemble(pieces)) if pieces else None)
+                result[edge.input] = _apart(assemble(pieces)) if pieces else None
         return result
 
     def _made(self, edge: Edge, producer: int) -> Region:
@@ -364,7 +371,8 @@ class StepTracer:
 
     def _send_back(self, number: int, part: int, gradients: Sequence[Any], device: str) -> None:
         name = TaskName(TaskKind.GRADIENT_TRANSFER, self.graph.operators[number].name, part)
-        for edge, gradient in zip(self.graph.in_edges[number], gradients, strict=True):
+        for edge in self.graph.in_edges[number]:
+            gradient = gradients[edge.input]
             source = edge.producer.operator
             if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[source]):
                 continue

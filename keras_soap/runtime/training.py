@@ -113,19 +113,20 @@ class TrainingRun:
         return [self.device_names[device] for device in self.strategy.configs[number].devices]
 
     def place_function(
-        self, step: CapturedStep, sizes: Sizes | None = None
+        self, step: CapturedStep, training: bool, sizes: Sizes | None = None
     ) -> Callable[..., list[tf.Tensor]]:
         """The `tf.function` from a batch like those of `step` to its pieces on their devices.
 
-        It takes the flat inputs, targets and sample weights; training and evaluation take what
-        it makes.
+        It takes the flat inputs, targets and sample weights; training or evaluation takes what it
+        makes.
 
         Args:
             step: What the batch is for.
+            training: Whether for training, rather than evaluation, which may read other inputs.
             sizes: Samples that each client gives; None if each has the whole batch.
         """
         order = step.fed
-        tracer = self._tracer(step.model, training=False)
+        tracer = self._tracer(step.model if training else step.model.in_evaluation(), training)
 
         @tf.function(
             input_signature=batch_pieces.signature(step.model, order, sizes), autograph=False
@@ -133,12 +134,7 @@ class TrainingRun:
         def place(*fed: tf.Tensor) -> list[tf.Tensor]:
             with tracing("a batch"):
                 cut = batch_pieces.cut_batch(tracer, order, fed, sizes)
-            return [
-                piece
-                for number, pieces in cut.items()
-                for piece, device in zip(pieces, tracer.devices(number), strict=True)
-                if is_here(device)
-            ]
+            return [tensor for piece, tensor in cut.items() if is_here(piece.device)]
 
         return place
 
@@ -152,7 +148,7 @@ class TrainingRun:
         def train(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
             with tracing("a training step"):
                 tracer = self._tracer(step.model, training=True)
-                tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
+                tracer.forward(batch_pieces.by_piece(tracer, step.fed, pieces))
                 # Before the optimizer, as what layers assign may be what it updates.
                 self._assign_updates(tracer)
                 logs = self._report(step, tracer)
@@ -175,7 +171,7 @@ class TrainingRun:
         def test(*pieces: tf.Tensor) -> dict[str, tf.Tensor]:
             with tracing("an evaluation step"):
                 tracer = self._tracer(captured, training=False)
-                tracer.forward(batch_pieces.by_input(tracer, step.fed, pieces))
+                tracer.forward(batch_pieces.by_piece(tracer, step.fed, pieces))
                 self._assign_updates(tracer)
                 return self._report(step, tracer)
 
@@ -192,6 +188,8 @@ class TrainingRun:
                 whole batch.
         """
         captured, order = captured.in_prediction(), captured.inputs
+        made = {ref.operator for refs in captured.outputs for ref in refs}
+        handed_out = sorted(made.intersection(order))
 
         @tf.function(
             input_signature=batch_pieces.signature(captured, order, sizes), autograph=False
@@ -199,7 +197,7 @@ class TrainingRun:
         def predict(*fed: tf.Tensor) -> Any:
             with tracing("a prediction step"):
                 tracer = self._tracer(captured, training=False)
-                tracer.forward(batch_pieces.cut_batch(tracer, order, fed, sizes))
+                tracer.forward(batch_pieces.cut_batch(tracer, order, fed, sizes, handed_out))
                 self._assign_updates(tracer)
                 flat = [_join([tracer.gathered(ref) for ref in refs]) for refs in captured.outputs]
                 if sizes is not None:
@@ -218,15 +216,14 @@ class TrainingRun:
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
-        captured = captured.in_prediction()
+        captured, order = captured.in_prediction(), captured.inputs
 
-        @tf.function(
-            input_signature=batch_pieces.signature(captured, captured.inputs), autograph=False
-        )
+        @tf.function(input_signature=batch_pieces.signature(captured, order), autograph=False)
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
             with tracing("activations"):
                 tracer = self._tracer(captured, training=False)
-                tracer.forward(batch_pieces.cut_batch(tracer, captured.inputs, fed))
+                cut = batch_pieces.cut_batch(tracer, order, fed, handed_out=order)
+                tracer.forward(cut)
                 return [
                     [
                         trace.outputs[operator.first_made]

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import Edge
+from keras_soap.graph.operator_graph import INPUT, Edge
 from keras_soap.search import chain_kernel
 from keras_soap.search.chain_kernel import Moves, Work
 from keras_soap.search.path_bounds import NEVER, PathBounds
@@ -44,24 +44,17 @@ Placed = dict[int, tuple[int, Permutation]]
 
 
 def chain(bounds: PathBounds) -> list[Edge] | None:
-    """The edges of the chain that the graph is, beside inputs that join it on the way, or None."""
+    """The edges of the chain that the graph is, or None."""
     graph = bounds.graph
     if any(len(members) > 1 for members in graph.sharers):
         return None
-    if any(len(edges) > 1 for edges in graph.out_edges):
+    if any(len(edges) > 1 for edges in (*graph.in_edges, *graph.out_edges)):
         return None
-    sinks = [number for number, edges in enumerate(graph.out_edges) if not edges]
-    if len(sinks) != 1:
-        return None
-    edges: list[Edge] = []
-    number = sinks[0]
-    while graph.in_edges[number]:
-        ahead = [edge for edge in graph.in_edges[number] if graph.in_edges[edge.producer.operator]]
-        if len(ahead) > 1:
-            return None
-        edges.append((ahead or list(graph.in_edges[number]))[0])
-        number = edges[-1].producer.operator
-    return edges[::-1] if all(map(bounds.on_chain, edges)) else None
+    made = [n for n, operator in enumerate(graph.operators) if operator.kind != INPUT]
+    # Of operators with one producer and one reader each, all but one edge less make one chain.
+    edges = list(graph.edges)
+    is_chain = len(edges) == len(made) - 1 > 0 and all(map(bounds.on_chain, edges))
+    return edges if is_chain else None
 
 
 @dataclass(frozen=True)
@@ -121,12 +114,8 @@ class ChainBounds:
         Returns:
             One level for each operator, or None if there are more than `MOST_STATES`.
         """
-        first = self.numbers[0]
-        rows = np.unique(self.leaders[first][0])
-        width = self.bounds.topology.num_devices
-        states = np.zeros((len(rows), chain_kernel.state_size(width)), np.int64)
-        nothing = np.zeros((0, 3), np.int64)
-        found = [Level(first, rows, np.zeros(len(rows), np.int64), nothing)]
+        states, first = self._begin(limit_ns)
+        found = [first]
         for edge, moves in zip(self.edges, self.moves, strict=True):
             extended = self._extend(edge, moves, found[-1].rows, states, limit_ns, check)
             if extended is None:
@@ -152,6 +141,36 @@ class ChainBounds:
                 yield from back(depth - 1, before, composed)
 
         return back(len(levels) - 1, state, unchanged)
+
+    def _begin(self, limit_ns: int) -> tuple[np.ndarray, Level]:
+        """The states of the first operator, of configurations that lead, and their level."""
+        v = self.numbers[0]
+        work = self.work[v]
+        # As if it followed an operator without parts.
+        parts, width = work.devices.shape
+        nobody = Work(*(np.full((1, width), -1) for _ in Work._fields))
+        nothing = np.full((1, parts, width, width), NEVER)
+        leaders, images = self.leaders[v]
+        states, came = chain_kernel.follow(
+            np.zeros((1, chain_kernel.state_size(width)), np.int64),
+            0,
+            nobody,
+            work,
+            Moves(nothing, nothing),
+            self.after[v],
+            np.array(self.group, np.int64)[images],
+            limit_ns,
+        )
+        leads = leaders[came[:, 1]] == came[:, 1]
+        states, rows = states[leads], came[leads, 1]
+        return states, Level(v, rows, self._least_ns(v, rows, states), np.zeros((0, 3), np.int64))
+
+    def _least_ns(self, number: int, rows: np.ndarray, states: np.ndarray) -> np.ndarray:
+        found = [
+            chain_kernel.bound_ns(state, row, self.work[number].devices, self.after[number])
+            for state, row in zip(states, rows, strict=True)
+        ]
+        return np.array(found, np.int64)
 
     def _extend(
         self,
@@ -191,24 +210,14 @@ class ChainBounds:
         ahead, reached = np.unique(joined[:, :-2], axis=0, return_inverse=True)
         came = np.concatenate([reached.reshape(-1, 1), joined[:, -2:]], axis=1)
         rows, states = ahead[:, 0], np.ascontiguousarray(ahead[:, 1:])
-        least_ns = [
-            chain_kernel.bound_ns(state, row, self.work[v].devices, self.after[v])
-            for state, row in zip(states, rows, strict=True)
-        ]
         came = came[np.lexsort(came.T[::-1])]
-        return states, Level(v, rows, np.array(least_ns, np.int64), came)
+        return states, Level(v, rows, self._least_ns(v, rows, states), came)
 
     def _work(self, number: int) -> Work:
         bounds = self.bounds
         devices = bounds.domains[bounds.family_of[number]].devices.astype(np.int64)
-        earliest = np.zeros(devices.shape, np.int64)
-        on_chain = {edge.index for edge in self.edges}
-        for edge in bounds.graph.in_edges[number]:
-            if edge.index not in on_chain:
-                earliest = np.maximum(earliest, bounds.least_ready(edge))
         return Work(
             devices,
-            earliest,
             bounds.forward_ns[number],
             bounds.backward_ns[number],
             bounds.busy_ns[number],

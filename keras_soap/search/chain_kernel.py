@@ -17,13 +17,11 @@ class Work(NamedTuple):
 
     Attributes:
         devices: Of the parts.
-        earliest: When inputs that join the chain here can be there.
         forward, backward, busy, gradient, reduce_path, update: Times.
         reduces: Whether the update waits for a reduction.
     """
 
     devices: np.ndarray
-    earliest: np.ndarray
     forward: np.ndarray
     backward: np.ndarray
     busy: np.ndarray
@@ -166,7 +164,6 @@ def _set_starts(state, b, u, a, v, moves, new):
         start[q] = 0
         if v.devices[a, q] < 0:
             continue
-        start[q] = v.earliest[a, q]
         for p in range(width):
             if moves.there[b, a, p, q] >= 0:
                 end = before[p] + u.forward[b, p]

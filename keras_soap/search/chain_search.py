@@ -1,8 +1,7 @@
 """Exhaustive search of a chain of operators: simulates whatever `chain_bounds` leaves.
 
 1. States of strategies that may be faster than the best known one are found, operator by operator.
-2. The strategies that led to the last of them are simulated, those of the least bound first; inputs
-   that join the chain on the way have each of their configurations.
+2. The strategies that led to the last of them are simulated, those of the least bound first.
 3. Bounds know all symmetries of the topology. The simulator does not: the report of the loss goes
    to a certain device, and rings go by the numbers of devices. So each strategy is simulated with
    its devices renamed in all ways that are not alike for its reductions and the report.
@@ -70,11 +69,6 @@ class ChainSearch:
         self._images = functools.cache(self._find_images)
         self._reductions = functools.cache(functools.partial(reductions_of, problem.lowering))
         self.lower_bound_ns = 0
-        self.joining = [
-            number
-            for number in range(len(problem.graph.operators))
-            if number not in self.chain_bounds.numbers
-        ]
         self.sweep = Sweep(problem, tracker)
 
     def run(self) -> bool:
@@ -129,13 +123,11 @@ class ChainSearch:
         return cosets(self.group, stabilizer(same, self.reporting))
 
     def _simulate(self, placed: Placed, image: Permutation) -> None:
-        """A strategy, with all configurations of what joins the chain."""
         chosen = {
             number: self._renamed(number, row, renamed, image)
             for number, (row, renamed) in placed.items()
         }
-        choices = [((number,), self._domain(number).configs) for number in self.joining]
-        self.sweep.run(chosen, choices)
+        self.sweep.run(chosen)
 
     def _domain(self, number: int) -> Domain:
         return self.bounds.domains[self.bounds.family_of[number]]

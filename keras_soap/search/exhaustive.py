@@ -6,7 +6,7 @@
 4. Else families get their configurations one after the other, along the graph. A branch is
    left when its bound reaches the best step time; the most promising goes first.
 5. Devices that the choices so far do not tell apart are tried once (`symmetry`).
-6. When only inputs are left, those that no bound excludes are simulated, each with each.
+6. Strategies that no bound excludes are simulated.
 
 For small problems: the number of configurations grows as the factorial of the number of devices.
 """
@@ -134,13 +134,11 @@ class _Search:
         ]
         self.bounds = PathBounds(problem, domains)
         self.branch_bounds = BranchBounds(problem, self.bounds)
-        sources = [all(not self.graph.in_edges[n] for n in m) for m in space.families]
         self.lower_bound_ns = max(
             int(self.bounds.bound_ns(n, self.bounds.ready_ns[n], self.bounds.head_ns[n]).min())
             for n in range(len(self.graph.operators))
         )
-        self.order = [family for family, source in enumerate(sources) if not source]
-        self.sources = [family for family, source in enumerate(sources) if source]
+        self.order = [family for family, fed in enumerate(space.is_input) if not fed]
         self.sweep = Sweep(problem, tracker)
         # While it is only asked whether anything is faster than that, and the branches left to see.
         self.probe_ns: int | None = None
@@ -208,12 +206,10 @@ class _Search:
             if depth == len(self.order) or self.num_nodes > MOST_NODES:
                 raise _MayBeFaster
         if depth == len(self.order):
-            self._simulate(group, occupied)
+            self._simulate()
             return
         family = self.order[depth]
-        options = self.branch_bounds.options(
-            family, occupied, [*self.order[depth + 1 :], *self.sources]
-        )
+        options = self.branch_bounds.options(family, occupied, self.order[depth + 1 :])
         domain = self.bounds.domains[family]
         for row in np.argsort(options.bound_ns, kind="stable").tolist():
             if options.bound_ns[row] >= self._limit_ns():
@@ -227,23 +223,15 @@ class _Search:
             self._branch(depth + 1, stabilizer(group, devices), now)
         self.branch_bounds.forget(family)
 
-    def _simulate(self, group: tuple[Permutation, ...], occupied: Occupied) -> None:
-        """All strategies with what has been chosen, and inputs that no bound excludes."""
+    def _simulate(self) -> None:
+        """The strategy that has been chosen."""
         families = self.problem.space.families
-        choices = []
-        for family in self.sources:
-            bound_ns = self.branch_bounds.options(family, occupied, []).bound_ns
-            domain = self.bounds.domains[family]
-            configs = [domain.configs[row] for row in np.flatnonzero(bound_ns < self._limit_ns())]
-            if not choices:
-                configs = [c for c in configs if not _is_image(c.devices, group)]
-            choices.append((families[family], configs))
         chosen = {
             number: self.bounds.domains[family].configs[row]
             for family, row in self.branch_bounds.chosen.items()
             for number in families[family]
         }
-        self.sweep.run(chosen, choices)
+        self.sweep.run(chosen)
 
 
 def _is_image(devices: tuple[int, ...], group: tuple[Permutation, ...]) -> bool:

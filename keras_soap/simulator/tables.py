@@ -1,14 +1,15 @@
 """What the kernel knows of configurations: filled in when it first meets them.
 
-1. Operators with equal signatures share their configurations; and, if gradients of their weights
-   are sparse, so must the operators that they share those weights with.
+1. Operators with equal signatures share their configurations, if they read the same inputs of the
+   batch; and, if gradients of their weights are sparse, so must the operators that they share those
+   weights with.
 2. Degrees have a number from when they are first named, and rows from when they are first tried.
 3. Rules and profiles answer for all parts at once, and each part for itself: so they are asked for
    the parts of many configurations together. Only combines depend on the whole configuration.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -49,7 +50,7 @@ from keras_soap.simulator.layout import (
 )
 from keras_soap.strategy.parallel_config import part_indices
 from keras_soap.tasks.lowering import Costs
-from keras_soap.tasks.memory import output_bytes, reduced_bytes, weight_bytes
+from keras_soap.tasks.memory import fed_bytes, output_bytes, reduced_bytes, weight_bytes
 from keras_soap.tasks.weights import gradient_reductions
 
 Degrees = tuple[int, ...]
@@ -70,14 +71,15 @@ class TableMaker:
             of: costs.topology.devices[device]
             for device, of in reversed(list(enumerate(costs.device_class)))
         }
-        numbers: dict[tuple[str, ...], int] = {}
+        numbers: dict[Hashable, int] = {}
         self._first: list[int] = []
         self._table_of = []
         for n, operator in enumerate(costs.lowering.graph.operators):
             sparse = registry.find(operator.kind).sparse_weights
             alike = costs.lowering.graph.sharers[n] if sparse else (n,)
             of_sharers = tuple(costs.lowering.graph.operators[k].signature for k in alike)
-            table = numbers.setdefault((operator.signature, *of_sharers), len(numbers))
+            fed = tuple(costs.lowering.graph.is_fed(ref) for ref in operator.inputs)
+            table = numbers.setdefault((operator.signature, fed, *of_sharers), len(numbers))
             if table == len(self._first):
                 self._first.append(n)
             self._table_of.append(table)
@@ -166,7 +168,9 @@ class TableMaker:
         inputs = rule.input_regions(operator, outputs[0])
         weights = rule.weight_regions(operator, outputs[0])
         first_row = len(self._row)
-        self._row.extend(self._rows(operator, outputs, weights, total))
+        rows = self._rows(operator, outputs, weights, total)
+        rows[:, ROW_OUTPUTS] += fed_bytes(self._costs.lowering.graph, n, inputs)
+        self._row.extend(rows)
         for number, of_config, start in zip(numbers, indices, starts, strict=False):
             parts = slice(int(start), int(start) + len(of_config))
             config = self._config.array[number]

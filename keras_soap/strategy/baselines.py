@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keras_soap.graph.operator_graph import LOSS_KINDS, Operator, OperatorGraph
+from keras_soap.graph.operator_graph import INPUT, LOSS_KINDS, Operator, OperatorGraph
 from keras_soap.graph.region import whole
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Dimension, DimensionKind
@@ -244,7 +244,7 @@ class _Plan:
         self.graph = graph
         self.dimensions = dimensions
         self.num_devices = topology.num_devices
-        self.families = families(graph)
+        self.families = [m for m in families(graph) if graph.operators[m[0]].kind != INPUT]
         self.configs = {
             number: ParallelConfig((1,) * len(of_operator), (0,))
             for number, of_operator in enumerate(dimensions)

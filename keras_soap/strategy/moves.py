@@ -51,6 +51,8 @@ class Moves(NamedTuple):
     num_devices: int
     places: bool
     family_of: np.ndarray  # (operators,)
+    placed: np.ndarray  # families of operators that are no inputs, as often as they have members
+    is_input: np.ndarray  # int8 (families,)
     member_start: np.ndarray  # (families + 1,)
     members: np.ndarray  # operators
     weighted: np.ndarray  # int8 (families,), 1 if it has weights
@@ -108,15 +110,19 @@ def make_moves(space: "SearchSpace") -> Moves:
     weighted = np.array(
         [bool(space.graph.operators[m[0]].weights) for m in space.families], np.int8
     )
+    is_input = np.array(space.is_input, np.int8)
+    family_of = np.array(space.family_of, np.int64)
     here = np.zeros((num_families, num_devices), np.int32)
     return Moves(
         num_devices,
         space.places,
-        np.array(space.family_of, np.int64),
+        family_of,
+        family_of[is_input[family_of] == 0],
+        is_input,
         _starts(space.families),
         np.array(list(itertools.chain(*space.families)), np.int64),
         weighted,
-        np.flatnonzero(weighted) if weighted.any() else np.arange(num_families),
+        np.flatnonzero(weighted) if weighted.any() else np.flatnonzero(is_input == 0),
         _starts(space.neighbours),
         np.array(list(itertools.chain(*space.neighbours)), np.int64).reshape(-1, 2),
         np.array(space.twins, np.int64),

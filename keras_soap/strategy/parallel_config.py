@@ -55,6 +55,10 @@ class ParallelConfig:
         return part_indices(self.degrees)
 
 
+FED = ParallelConfig((), (0,))
+"""Of inputs: they have no dimensions, and their regions are placed where they are read."""
+
+
 def part_indices(degrees: Sequence[int]) -> np.ndarray:
     """int64 (parts, dimensions): the row-major grid positions of `degrees`."""
     if not degrees:

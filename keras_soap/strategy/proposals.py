@@ -176,7 +176,7 @@ def _evict(moves, family):
     if beside + size > moves.num_devices:
         beside = start - size
     for other in range(len(moves.choice)):
-        if moves.in_change[other]:
+        if moves.in_change[other] or moves.is_input[other]:
             continue
         parts = num_parts(moves, moves.choice[other])
         inside, outside, meets = 0, 0, False
@@ -319,7 +319,7 @@ def propose(moves):
 @njit
 def _propose_some(moves):
     """Draws a change of one operator, or of some that hang together."""
-    family = moves.family_of[draw_below(moves, len(moves.family_of))]
+    family = moves.placed[draw_below(moves, len(moves.placed))]
     begin, end = moves.neighbour_start[family], moves.neighbour_start[family + 1]
     apart = 0
     if moves.places and end > begin and draw(moves) < moves.shares[COPY]:

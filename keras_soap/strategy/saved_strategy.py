@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from keras_soap.costs.cost_profile import CostSource
 from keras_soap.errors import StrategyError
-from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.graph.operator_graph import INPUT, OperatorGraph
 from keras_soap.operators.rule import Dimension, DimensionKind
-from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.parallel_config import FED, ParallelConfig
 from keras_soap.strategy.strategy import Strategy, check_strategy
 from keras_soap.topology.device_topology import DeviceTopology
 
@@ -76,7 +76,7 @@ class SavedStrategy:
         topology_name: Of the topology.
         device_names: Of all its devices.
         device_models: Of all its devices, or empty.
-        operators: In the order of the graph.
+        operators: In the order of the graph, without inputs: these have no configurations.
         figures: What was predicted.
         created: When, as RFC 3339, or `""`.
     """
@@ -117,6 +117,7 @@ def make_saved(
                 _operator_fingerprint(graph, number),
             )
             for number, operator in enumerate(graph.operators)
+            if operator.kind != INPUT
         ),
         figures or Figures(),
         now.isoformat().replace("+00:00", "Z"),
@@ -135,7 +136,12 @@ def fit(
     _compare_devices(saved, topology)
     _compare_operators(saved, graph, dimensions)
     by_name = {operator.name: operator.config for operator in saved.operators}
-    strategy = Strategy(tuple(by_name[operator.name] for operator in graph.operators))
+    strategy = Strategy(
+        tuple(
+            FED if operator.kind == INPUT else by_name[operator.name]
+            for operator in graph.operators
+        )
+    )
     check_strategy(graph, dimensions, strategy, topology.num_devices)
     return strategy
 
@@ -166,6 +172,8 @@ def _compare_operators(saved: SavedStrategy, graph: OperatorGraph, dimensions: D
     known = {operator.name for operator in graph.operators}
     unknown = [operator.name for operator in saved.operators if operator.name not in known]
     for number, operator in enumerate(graph.operators):
+        if operator.kind == INPUT:
+            continue
         found = by_name.get(operator.name)
         if found is None:
             instead = f" (it has {unknown[0]!r}, which the model lacks)" if unknown else ""
@@ -179,7 +187,7 @@ def _compare_operators(saved: SavedStrategy, graph: OperatorGraph, dimensions: D
     if saved.graph_fingerprint in ("", graph.fingerprint):
         return
     for number, operator in enumerate(graph.operators):
-        fingerprint = by_name[operator.name].fingerprint
+        fingerprint = by_name[operator.name].fingerprint if operator.name in by_name else ""
         if fingerprint not in ("", _operator_fingerprint(graph, number)):
             raise StrategyError(
                 f"operator {operator.name!r} has another configuration, other weights or other "

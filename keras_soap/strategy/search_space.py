@@ -3,7 +3,8 @@
 1. Operators on the same weights have the same configuration, so they change together.
 2. A configuration's degrees split dimensions of the kinds asked for (S, A, P), with no more parts
    than there are devices.
-3. With O, parts go to any different devices: mostly to aligned groups (see `placement`), to where
+3. Inputs of the model have no configurations: they are placed where they are read.
+4. With O, parts go to any different devices: mostly to aligned groups (see `placement`), to where
    a neighbouring operator lies, and now and then anywhere, so that every strategy can be reached.
    Without O, n parts lie on the first n devices.
 """
@@ -15,11 +16,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_soap.errors import SearchError
-from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.graph.operator_graph import INPUT, OperatorGraph
 from keras_soap.operators.rule import Dimension
 from keras_soap.strategy import moves, placement, proposals
 from keras_soap.strategy.moves import USUAL, Shares
-from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.parallel_config import FED, ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.strategy.twins import twins
 from keras_soap.topology.device_topology import DeviceTopology
@@ -33,6 +34,7 @@ class SearchSpace:
     Attributes:
         families: The operators that change together, ascending; by family.
         family_of: For each operator its family.
+        is_input: By family, whether it is an input of the model.
         degrees: By family, all degrees that all of its operators allow.
         by_parts: The same by number of parts, ascending.
         neighbours: By family, its operators with each operator of others that is beside them.
@@ -73,6 +75,7 @@ class SearchSpace:
                 for number in members
             )
         )
+        self.is_input = tuple(graph.operators[m[0]].kind == INPUT for m in self.families)
         self.degrees = tuple(self._common_degrees(members) for members in self.families)
         self.by_parts = tuple(_group_by_parts(choices) for choices in self.degrees)
         self.neighbours = tuple(self._find_neighbours(members) for members in self.families)
@@ -120,6 +123,8 @@ class SearchSpace:
 
     def random_config(self, rng: np.random.Generator, family: int) -> ParallelConfig:
         """A configuration for a family: a number of parts, then degrees, then devices."""
+        if self.is_input[family]:
+            return FED
         moves.refill(self.moves, rng)
         proposals.propose_config(self.moves, family)
         return self._proposed()[self.families[family][0]]
@@ -162,6 +167,9 @@ class SearchSpace:
             family: Its number.
             anywhere: Whether with every placement, rather than the structured ones only.
         """
+        if self.is_input[family]:
+            yield FED
+            return
         for degrees in self.degrees[family]:
             size = math.prod(degrees)
             if not self.places:
@@ -176,6 +184,8 @@ class SearchSpace:
 
     def followers(self, family: int, strategy: Strategy) -> Iterator[ParallelConfig]:
         """Configurations of a family on the devices that it or a neighbour has in `strategy`."""
+        if self.is_input[family]:
+            return
         others = [self.families[family][0], *(other for _, other in self.neighbours[family])]
         for devices in dict.fromkeys(strategy.configs[other].devices for other in others):
             for parts in self.by_parts[family]:
@@ -185,7 +195,7 @@ class SearchSpace:
 
     def num_configs(self, family: int) -> int:
         """How many configurations a family has, with every placement."""
-        if not self.places:
+        if self.is_input[family] or not self.places:
             return len(self.degrees[family])
         return sum(
             math.perm(self.num_devices, math.prod(degrees)) for degrees in self.degrees[family]
@@ -196,7 +206,8 @@ class SearchSpace:
         for number, config in enumerate(strategy.configs):
             if config.degrees not in self.degrees[self.family_of[number]]:
                 return False
-            if not self.places and config.devices != tuple(range(config.num_parts)):
+            at_first = config.devices == tuple(range(config.num_parts))
+            if not at_first and (self.is_input[self.family_of[number]] or not self.places):
                 return False
         return True
 

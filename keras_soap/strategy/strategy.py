@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras_soap.errors import StrategyError
-from keras_soap.graph.operator_graph import OperatorGraph
+from keras_soap.graph.operator_graph import INPUT, OperatorGraph
 from keras_soap.operators.rule import Dimension
-from keras_soap.strategy.parallel_config import ParallelConfig, check_config
+from keras_soap.strategy.parallel_config import FED, ParallelConfig, check_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,11 @@ def check_strategy(
         zip(graph.operators, strategy.configs, strict=True)
     ):
         check_config(operator.name, dimensions[number], config, num_devices)
+        if operator.kind == INPUT and config != FED:
+            raise StrategyError(
+                f"{operator.name} is an input of the model, which is placed where it is read, but "
+                f"it has {config}. Give it {FED}, as all inputs have."
+            )
         first = graph.sharers[number][0]
         if strategy.configs[first] != config:
             raise StrategyError(

@@ -5,8 +5,8 @@
 2. Of gradients that are reduced it holds, until they are applied, what comes out, beside what it
    made: all of them at the peak.
 3. It holds its outputs until they have been used in the backward pass: all of them at the peak. A
-   view (a rule that is `free`, a weight handed on) makes none, but inputs of the model do.
-4. It holds what it has received from other devices.
+   view (a rule that is `free`, a weight handed on) makes none.
+4. It holds what it reads of the batch, and what it has received from other devices.
 5. The same counts for inference, though more could be let go there: an upper bound.
 
 So the peak is a sum of what operators and edges add, and a change moves only their share of it.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import Operator, dtype_bytes
+from keras_soap.graph.operator_graph import Operator, OperatorGraph, dtype_bytes
 from keras_soap.graph.region import Regions, volume
 from keras_soap.operators import registry
 from keras_soap.strategy.strategy import Strategy
@@ -58,6 +58,26 @@ def output_bytes(operator: Operator, regions: Sequence[Regions]) -> np.ndarray |
     )
 
 
+def fed_bytes(graph: OperatorGraph, number: int, regions: Sequence[Regions]) -> np.ndarray | int:
+    """int64 (parts,): bytes of what the parts of operator `number` read of the batch.
+
+    Args:
+        graph: The operators.
+        number: One of them.
+        regions: For each of its inputs what each part reads.
+    """
+    return sum(
+        dtype_bytes(spec.dtype) * volume(read)
+        for ref, spec, read in zip(
+            graph.operators[number].inputs,
+            graph.operators[number].input_specs,
+            regions,
+            strict=True,
+        )
+        if graph.is_fed(ref)
+    )
+
+
 def peak_memory_bytes(costs: Costs, strategy: Strategy, training: bool = True) -> np.ndarray:
     """int64 (devices,): bytes that each device holds at its peak."""
     graph, lowering = costs.lowering.graph, costs.lowering
@@ -67,6 +87,7 @@ def peak_memory_bytes(costs: Costs, strategy: Strategy, training: bool = True) -
         devices = np.array(config.devices)
         block = lowering.operator(number, config.degrees)
         memory[devices] += output_bytes(operator, block.outputs)
+        memory[devices] += fed_bytes(graph, number, block.inputs)
         if graph.sharers[number][0] == number:
             held = [weight.regions for weight in block.weights]
             memory[devices] += weight_bytes(operator, held, training, costs.num_slots)

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from keras_soap.search.chain_bounds import ChainBounds, chain
 from keras_soap.search.path_bounds import Domain, PathBounds
 from keras_soap.search.problem import Problem
 from keras_soap.search.symmetry import symmetries
-from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.parallel_config import FED, ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.topology.presets import k80, scaled_cluster
 from tests.search import toys
@@ -56,11 +54,10 @@ def test_no_strategy_is_faster_than_its_bound_and_none_is_left_out(name):
     levels = bounds.levels(NO_LIMIT_NS, lambda: None)
     assert levels
     reached = set()
-    joining = [n for n in range(len(graph.operators)) if n not in bounds.numbers]
     for state, least in enumerate(levels[-1].least_ns.tolist()):
         for placed in bounds.strategies(levels, state):
-            for image, joined in itertools.product(group, every[joining[0]]):
-                configs = {joining[0]: joined}
+            for image in group:
+                configs = dict(enumerate(space.whole().configs))
                 for number, (row, renamed) in placed.items():
                     config = every[number][row]
                     devices = tuple(image[renamed[device]] for device in config.devices)
@@ -99,12 +96,12 @@ def test_bound_of_the_fastest_strategy_of_lenet_is_what_it_takes():
     middle = [ParallelConfig((2, 1, 1, 1), (2, 3))] * 2 + [ParallelConfig((2, 1), (2, 3))] * 2
     strategy = Strategy(
         (
-            ParallelConfig((1, 1, 4, 1), (0, 1, 2, 3)),
+            FED,
             *front,
             *middle,
             ParallelConfig((1, 1), (0,)),
             ParallelConfig((1, 1), (1,)),
-            ParallelConfig((1,), (1,)),
+            FED,
             ParallelConfig((1, 1), (1,)),
         )
     )

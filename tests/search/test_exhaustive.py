@@ -109,7 +109,7 @@ def test_what_is_left_open_has_a_lower_bound(name):
 
 
 def test_without_budget_nothing_is_proved():
-    problem = toys.problem(toys.chain(), toys.machine(3))
+    problem = toys.problem(toys.diamond(), toys.machine(3))
     result = exhaustive.search(problem, Budget(proposals=10), 0)
     assert not result.proved
     assert result.lower_bound_ns < result.evaluation.step_time_ns

@@ -109,7 +109,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 def test_initial_strategies_must_fit():
     space = toys.problem(toys.chain(), toys.machine(4)).space
     strategy = space.random_strategy(np.random.default_rng(0))
-    wide = strategy.replace({0: next(c for c in space.configs(0) if 3 in c.devices)})
+    wide = strategy.replace({1: next(c for c in space.configs(1) if 3 in c.devices)})
     with pytest.raises(ValueError, match="the topology has devices 0 to 1"):
         toys.problem(toys.chain(), toys.machine(2), initial=(wide,))
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from keras_soap.search.problem import Budget
@@ -6,31 +7,30 @@ from keras_soap.search.tracker import Tracker
 from tests.search import toys
 
 
-def test_simulates_every_combination_once():
+def test_strategies_in_any_order_are_simulated_each_as_if_it_were_the_only_one():
     problem = toys.problem(toys.chain((64, 64), 8), toys.machine(2))
-    space = problem.space
-    every = [list(space.configs(family, True)) for family in range(len(space.families))]
-    tracker = Tracker(problem, Budget(proposals=100_000))
-    chosen = {0: every[0][1]}
-    Sweep(problem, tracker).run(chosen, [((n,), every[n]) for n in range(1, len(every))])
-    strategies = [s for s in toys.every_strategy(problem) if s.configs[0] == every[0][1]]
-    assert tracker.proposals == len(strategies)
-    fastest = min(map(problem.objective.evaluate, strategies), key=lambda found: found.rank)
-    assert tracker.best.rank == min(fastest.rank, problem.starts[0].rank)
+    strategies = toys.every_strategy(problem)
+    # In their order most differ in one operator, else in several.
+    shuffled = np.random.default_rng(0).permutation(len(strategies))
+    order = [*range(len(strategies)), *shuffled.tolist()]
+    for first in range(0, len(order), 7):
+        some = [strategies[number] for number in order[first : first + 7]]
+        tracker = Tracker(problem, Budget(proposals=100_000))
+        sweep = Sweep(problem, tracker)
+        for strategy in some:
+            sweep.run(dict(enumerate(strategy.configs)))
+        fastest = min(map(problem.objective.evaluate, some), key=lambda found: found.rank)
+        assert tracker.proposals == len(some)
+        assert tracker.best.rank == min(fastest.rank, problem.starts[0].rank)
 
 
 def test_ends_with_its_budget():
     problem = toys.problem(toys.chain((64, 64), 8), toys.machine(2))
     tracker = Tracker(problem, Budget(proposals=3))
-    choices = [((0,), list(problem.space.configs(0, True)))]
-    whole = dict(enumerate(problem.space.whole().configs))
+    sweep = Sweep(problem, tracker)
+    config = problem.space.whole().configs[1]
+    for _ in range(3):
+        sweep.run({1: config})
     with pytest.raises(BudgetSpent):
-        Sweep(problem, tracker).run(whole, choices)
+        sweep.run({1: config})
     assert tracker.proposals == 3
-
-
-def test_nothing_to_choose_from_is_nothing_to_simulate():
-    problem = toys.problem(toys.chain((64, 64), 8), toys.machine(2))
-    tracker = Tracker(problem, Budget(proposals=3))
-    Sweep(problem, tracker).run({}, [((0,), []), ((1,), list(problem.space.configs(1, True)))])
-    assert tracker.proposals == 0

@@ -12,6 +12,7 @@ from keras_soap.costs.cost_profile import CostSource
 from keras_soap.errors import StrategyError
 from keras_soap.strategy import proto_io
 from keras_soap.strategy.baselines import BASELINES, data_parallel
+from keras_soap.strategy.parallel_config import FED
 from keras_soap.strategy.saved_strategy import Figures, fit, make_saved
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
@@ -136,11 +137,22 @@ def with_dimension(saved, number, **changes):
     return dataclasses.replace(saved, operators=operators)
 
 
+def test_inputs_have_no_configurations_and_older_files_may_give_them_some():
+    saved = made()
+    assert [operator.name for operator in saved.operators] == ["dense_1", "dense_2", "loss_4"]
+    first = dataclasses.replace(saved.operators[0], name="input_0")
+    older = dataclasses.replace(saved, operators=(first, *saved.operators))
+    graph = chain()
+    strategies = [fit(each, graph, dimensions(graph), machine(4)) for each in (saved, older)]
+    assert strategies[0] == strategies[1]
+    assert strategies[0].configs[0] == strategies[0].configs[3] == FED
+
+
 def test_a_dimension_of_another_name_or_kind_is_refused():
-    said = refusal(with_dimension(made(), 1, name="filters"))
+    said = refusal(with_dimension(made(), 0, name="filters"))
     assert "'dense_1' has dimensions sample, filters in it, but sample, units in the" in said
     kind = made().operators[0].dimensions[0].kind
-    said = refusal(with_dimension(made(), 1, kind=kind))
+    said = refusal(with_dimension(made(), 0, kind=kind))
     assert "units of 'dense_1' is of kind sample in it, but parameter in the model" in said
 
 
@@ -190,7 +202,7 @@ def test_a_hand_written_file_may_leave_out_what_is_not_compared(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("degree: 4", "degree: 3", r"'input_0': degrees=\(3, 1\) make 3 parts"),
+        ("degree: 4", "degree: 3", r"'dense_1': degrees=\(3, 1\) make 3 parts"),
         ("degree: 4", "degre: 4", r"s\.textproto:\d+:\d+: .* no field named \"degre\""),
         ("devices: [0, 1, 2, 3]", "devices: [0, 1, 1, 3]", "names a device twice"),
         ("devices: [0, 1, 2, 3]", "devices: [0, 1, 2, 7]", "topology has devices 0 to 3"),

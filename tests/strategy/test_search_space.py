@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from keras_soap.errors import SearchError
+from keras_soap.errors import SearchError, StrategyError
 from keras_soap.operators.rule import Dimension, DimensionKind
 from keras_soap.strategy import moves, placement, proposals
-from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.parallel_config import FED, ParallelConfig
 from keras_soap.strategy.search_space import SearchSpace, all_degrees
 from keras_soap.strategy.strategy import check_strategy
 from keras_soap.tasks.lowering import Lowering
@@ -224,3 +224,21 @@ def test_random_placements_are_structured_or_anywhere():
     assert structured <= set(drawn)
     elsewhere = sum(config not in structured for config in drawn) / len(drawn)
     assert 0.5 * proposals.ANYWHERE_SHARE < elsewhere <= 1.1 * proposals.ANYWHERE_SHARE
+
+
+def test_inputs_of_the_model_are_never_placed():
+    graph = toys.chain()
+    space = space_of(graph, 8)
+    rng = np.random.default_rng(0)
+    strategy = space.random_strategy(rng)
+    inputs = [number for number, operator in enumerate(graph.operators) if operator.kind == "input"]
+    assert inputs == [0, 3]
+    for shares in (moves.USUAL, moves.ONE_OPERATOR, moves.Shares(1.0)):
+        for _ in range(300):
+            assert not set(inputs) & set(space.random_change(rng, strategy, shares))
+    for number in inputs:
+        assert list(space.configs(space.family_of[number], anywhere=True)) == [FED]
+        elsewhere = strategy.replace({number: ParallelConfig((), (1,))})
+        assert not space.contains(elsewhere)
+        with pytest.raises(StrategyError, match="is an input of the model, which is placed where"):
+            check_strategy(graph, space.dimensions, elsewhere, 8)

@@ -5,7 +5,7 @@ import pytest
 
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.builder import Builder
-from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.parallel_config import FED, ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Costs, Lowering
 from keras_soap.tasks.memory import peak_memory_bytes
@@ -32,24 +32,38 @@ def dense(num_slots: int = 2) -> Costs:
 
 
 def on(*configs: tuple[tuple[int, ...], tuple[int, ...]]) -> Strategy:
-    return Strategy(tuple(ParallelConfig(degrees, devices) for degrees, devices in configs))
+    """An input, and operators with these configurations."""
+    return Strategy((FED, *(ParallelConfig(degrees, devices) for degrees, devices in configs)))
 
 
 @pytest.mark.parametrize(
     ("training", "slots", "copies"), [(False, 2, 1), (True, 0, 2), (True, 2, 4)]
 )
 def test_one_device_holds_weights_gradients_slots_and_outputs(training, slots, copies):
-    memory = peak_memory_bytes(dense(slots), on(((1, 1), (1,)), ((1, 1), (1,))), training)
+    memory = peak_memory_bytes(dense(slots), on(((1, 1), (1,))), training)
     assert memory.tolist() == [0, X + Y + copies * (KERNEL + BIAS), 0]
 
 
 def test_what_comes_from_another_device_is_held_at_both():
-    memory = peak_memory_bytes(dense(), on(((1, 1), (0,)), ((1, 1), (2,))))
-    assert memory.tolist() == [X, 0, X + Y + 4 * (KERNEL + BIAS)]
+    builder = Builder("two", BATCH)
+    builder.dense(builder.dense(builder.input("x", WIDTH), UNITS), UNITS)
+    memory = peak_memory_bytes(costs_of(builder), on(((1, 1), (0,)), ((1, 1), (2,))))
+    second = UNITS * UNITS * 4 + BIAS
+    assert memory.tolist() == [X + Y + 4 * (KERNEL + BIAS), 0, Y + Y + 4 * second]
+
+
+def test_what_two_read_of_the_batch_is_held_where_each_reads_it():
+    builder = Builder("two", BATCH)
+    x = builder.input("x", WIDTH)
+    builder.dense(x, UNITS)
+    builder.dense(x, UNITS)
+    memory = peak_memory_bytes(costs_of(builder), on(((2, 1), (0, 1)), ((1, 1), (2,))), False)
+    half = X // 2 + Y // 2 + KERNEL + BIAS
+    assert memory.tolist() == [half, half, X + Y + KERNEL + BIAS]
 
 
 def test_split_samples_share_outputs_and_copy_weights_and_hold_sums_of_gradients():
-    memory = peak_memory_bytes(dense(), on(((2, 1), (0, 1)), ((2, 1), (0, 1))))
+    memory = peak_memory_bytes(dense(), on(((2, 1), (0, 1))))
     half = X // 2 + Y // 2 + (4 + 1) * (KERNEL + BIAS)
     assert memory.tolist() == [half, half, 0]
 
@@ -59,15 +73,15 @@ def test_rows_of_all_devices_are_held_where_they_are_gathered():
     builder.embed(builder.input("words", 2, dtype="int32"), 10, WIDTH)
     config = ((2, 1, 1, 1), (0, 1))
     costs = costs_of(builder)
-    memory = peak_memory_bytes(costs, on(((2, 1), (0, 1)), config))
-    without = peak_memory_bytes(costs, on(((2, 1), (0, 1)), config), training=False)
+    memory = peak_memory_bytes(costs, on(config))
+    without = peak_memory_bytes(costs, on(config), training=False)
     # The table's gradient and slots; then rows of each sample's two words, and their numbers.
     held = 3 * 10 * WIDTH * 4 + BATCH * 2 * (WIDTH * 4 + 4)
     assert (memory - without).tolist() == [held, held, 0]
 
 
 def test_split_units_share_weights_and_copy_inputs():
-    memory = peak_memory_bytes(dense(), on(((1, 1), (0,)), ((1, 2), (0, 1))))
+    memory = peak_memory_bytes(dense(), on(((1, 2), (0, 1))))
     half = Y // 2 + 4 * (KERNEL + BIAS) // 2
     assert memory.tolist() == [X + half, X + half, 0]
 
@@ -77,14 +91,14 @@ def test_shared_weights_are_held_once():
     x = builder.input("x", WIDTH)
     builder.dense(builder.dense(x, WIDTH, layer="same"), WIDTH, layer="same")
     one = ((1, 1), (0,))
-    memory = peak_memory_bytes(costs_of(builder), on(one, one, one))
+    memory = peak_memory_bytes(costs_of(builder), on(one, one))
     assert memory.tolist() == [3 * X + 4 * (WIDTH * WIDTH + WIDTH) * 4, 0, 0]
 
 
 def test_a_view_makes_no_output():
     builder = Builder("flatten", BATCH)
     builder.flatten(builder.input("x", 2, 3, 1))
-    memory = peak_memory_bytes(costs_of(builder), on(((1, 1, 1, 1), (0,)), ((1, 1), (0,))))
+    memory = peak_memory_bytes(costs_of(builder), on(((1, 1), (0,))))
     assert memory.tolist() == [X, 0, 0]
 
 
