@@ -9,6 +9,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from keras_soap.graph.operator_graph import INPUT
 from keras_soap.objective import Evaluation
 from keras_soap.operators.rule import DimensionKind
 from keras_soap.report import table
@@ -43,12 +44,14 @@ class OperatorRow:
 
 
 def operator_rows(costs: Costs, strategy: Strategy, training: bool = True) -> list[OperatorRow]:
-    """The rows of all operators under `strategy`."""
+    """The rows of all operators under `strategy`, but for inputs, which lie where they are read."""
     graph = costs.lowering.graph
     rows = []
     for number, (operator, config) in enumerate(
         zip(graph.operators, strategy.configs, strict=True)
     ):
+        if operator.kind == INPUT:
+            continue
         slowest = [0, 0]
         for part, device in enumerate(config.devices):
             times = costs.part_times_ns(number, config.degrees, device)

@@ -14,7 +14,7 @@ from keras_soap.search.placement_bound import placement_bound_ns
 from keras_soap.search.problem import NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.tracker import Tracker
-from keras_soap.strategy.parallel_config import FED, ParallelConfig
+from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 
 BATCH = 16
@@ -101,9 +101,9 @@ def draw(rng: np.random.Generator, policy: np.ndarray) -> np.ndarray:
 def whole(problem: Problem, devices: np.ndarray) -> Strategy:
     """The strategy with each family whole on its device."""
     configs: dict[int, ParallelConfig] = {}
-    space = problem.space
-    for family, (members, device) in enumerate(zip(space.families, devices.tolist(), strict=True)):
+    for members, device in zip(problem.space.families, devices.tolist(), strict=True):
         for number in members:
-            degrees = (1,) * len(problem.lowering.dimensions[number])
-            configs[number] = FED if space.is_input[family] else ParallelConfig(degrees, (device,))
+            configs[number] = ParallelConfig(
+                (1,) * len(problem.lowering.dimensions[number]), (device,)
+            )
     return Strategy(tuple(configs[number] for number in range(len(configs))))

@@ -56,7 +56,7 @@ class ParallelConfig:
 
 
 FED = ParallelConfig((), (0,))
-"""Of inputs: they have no dimensions, and their regions are placed where they are read."""
+"""Of inputs: they have no dimensions, and lie where they are read, whatever device this names."""
 
 
 def part_indices(degrees: Sequence[int]) -> np.ndarray:

@@ -206,8 +206,9 @@ class SearchSpace:
         for number, config in enumerate(strategy.configs):
             if config.degrees not in self.degrees[self.family_of[number]]:
                 return False
-            at_first = config.devices == tuple(range(config.num_parts))
-            if not at_first and (self.is_input[self.family_of[number]] or not self.places):
+            if self.is_input[self.family_of[number]]:
+                continue
+            if not self.places and config.devices != tuple(range(config.num_parts)):
                 return False
         return True
 

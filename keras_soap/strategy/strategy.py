@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras_soap.errors import StrategyError
-from keras_soap.graph.operator_graph import INPUT, OperatorGraph
+from keras_soap.graph.operator_graph import OperatorGraph
 from keras_soap.operators.rule import Dimension
-from keras_soap.strategy.parallel_config import FED, ParallelConfig, check_config
+from keras_soap.strategy.parallel_config import ParallelConfig, check_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Strategy:
     """Configurations in the order of the graph's operators.
 
     Args:
-        configs: One for each operator.
+        configs: One for each operator. Those of inputs have no degrees, and their device means
+            nothing: see `parallel_config.FED`.
     """
 
     configs: tuple[ParallelConfig, ...]
@@ -25,11 +26,6 @@ class Strategy:
         for number, config in changes.items():
             configs[number] = config
         return Strategy(tuple(configs))
-
-    @property
-    def devices(self) -> tuple[int, ...]:
-        """All devices that anything is placed on, ascending."""
-        return tuple(sorted({device for config in self.configs for device in config.devices}))
 
 
 def check_strategy(
@@ -48,11 +44,6 @@ def check_strategy(
         zip(graph.operators, strategy.configs, strict=True)
     ):
         check_config(operator.name, dimensions[number], config, num_devices)
-        if operator.kind == INPUT and config != FED:
-            raise StrategyError(
-                f"{operator.name} is an input of the model, which is placed where it is read, but "
-                f"it has {config}. Give it {FED}, as all inputs have."
-            )
         first = graph.sharers[number][0]
         if strategy.configs[first] != config:
             raise StrategyError(

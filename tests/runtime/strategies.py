@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_soap.graph.operator_graph import INPUT
 from keras_soap.operators.rule import Dimension
-from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.parallel_config import FED, ParallelConfig
 from keras_soap.strategy.search_space import all_degrees, families
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
@@ -21,7 +22,8 @@ def uniform(lowering: Lowering, choose: Choose) -> Strategy:
     """
     configs: dict[int, ParallelConfig] = {}
     for members in families(lowering.graph):
-        config = choose(members[0], lowering.dimensions[members[0]])
+        is_input = lowering.graph.operators[members[0]].kind == INPUT
+        config = FED if is_input else choose(members[0], lowering.dimensions[members[0]])
         configs |= dict.fromkeys(members, config)
     return Strategy(tuple(configs[number] for number in range(len(lowering.graph.operators))))
 

@@ -87,9 +87,10 @@ def test_such_a_batch_trains_when_only_the_rest_is_split():
     model = VECTORS.model()
     soap = quick(dims="OAP")
     model.fit(X, Y, batch_size=7, callbacks=[soap], verbose=0)
-    sample = [dims[0] for dims in soap.costs.lowering.dimensions]
-    assert {dimension.name for dimension in sample} == {"sample"}
-    assert {config.degrees[0] for config in soap.strategy.configs} == {1}
+    dimensions = soap.costs.lowering.dimensions
+    split = [degree for config in soap.strategy.configs for degree in config.degrees[:1]]
+    assert {of_operator[0].name for of_operator in dimensions if of_operator} == {"sample"}
+    assert set(split) == {1}
 
 
 def test_a_model_that_is_not_compiled():

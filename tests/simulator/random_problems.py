@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_soap.graph.builder import Builder
 from keras_soap.graph.operator_graph import SPACE, OperatorGraph, TensorSpec
-from keras_soap.strategy.parallel_config import FED, ParallelConfig
+from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.search_space import families
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.lowering import Lowering
@@ -276,8 +276,6 @@ class Space:
 
     def config(self, rng: np.random.Generator, family: tuple[int, ...]) -> ParallelConfig:
         left, degrees = self.num_devices, []
-        if self.lowering.graph.operators[family[0]].kind == "input":
-            return FED
         dimensions = [self.lowering.dimensions[n] for n in family]
         for position in rng.permutation(len(dimensions[0])).tolist():
             allowed = [

@@ -238,7 +238,6 @@ def test_inputs_of_the_model_are_never_placed():
             assert not set(inputs) & set(space.random_change(rng, strategy, shares))
     for number in inputs:
         assert list(space.configs(space.family_of[number], anywhere=True)) == [FED]
-        elsewhere = strategy.replace({number: ParallelConfig((), (1,))})
-        assert not space.contains(elsewhere)
-        with pytest.raises(StrategyError, match="is an input of the model, which is placed where"):
-            check_strategy(graph, space.dimensions, elsewhere, 8)
+        split = strategy.replace({number: ParallelConfig((2,), (0, 1))})
+        with pytest.raises(StrategyError, match="parallelizable dimensions are 0: none"):
+            check_strategy(graph, space.dimensions, split, 8)
