@@ -160,3 +160,48 @@ def test_the_log_says_how_long_tracing_took(caplog):
     messages = [record.getMessage() for record in caplog.records]
     for kind in ("training", "evaluation"):
         assert any(f"Traced a step of {kind} in" in message for message in messages)
+
+
+class ByMode(layers.Layer):
+    """Reads its first input in training, its second otherwise."""
+
+    def call(self, inputs, training=False):
+        return inputs[0] if training else inputs[1]
+
+
+@pytest.mark.parametrize("method", ["data_parallel", "model_parallel"])
+def test_what_training_reads_of_a_batch_need_not_be_what_evaluation_and_prediction_read(method):
+    def build():
+        keras.utils.set_random_seed(1)
+        first, second = keras.Input((6,), name="first"), keras.Input((6,), name="second")
+        chosen = ByMode(name="chosen")([first, second])
+        # An input that is an output as well is handed out as a whole.
+        outputs = {"scores": layers.Dense(4, name="scores")(chosen), "first": first}
+        model = keras.Model([first, second], outputs)
+        model.compile("sgd", {"scores": "mse"})
+        return model
+
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(24, 6)).astype("float32") for _ in range(2)]
+    data = {"x": x, "y": {"scores": rng.normal(size=(24, 4)).astype("float32")}}
+    said = []
+    for soap in (None, SoapStrategy(method=method, verbose=0)):
+        model = build()
+        callbacks = [] if soap is None else [soap]
+        fitted = model.fit(
+            **data,
+            batch_size=8,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+            validation_data=tuple(data.values()),
+        )
+        said.append((fitted.history, model.predict(x, verbose=0), model.get_weights()))
+    (plain, outputs, weights), (ours, our_outputs, our_weights) = said
+    assert plain.keys() == ours.keys()
+    for key in plain:
+        np.testing.assert_allclose(ours[key], plain[key], rtol=1e-5)
+    for key in outputs:
+        np.testing.assert_allclose(our_outputs[key], outputs[key], rtol=1e-4, atol=1e-5)
+    for one, other in zip(our_weights, weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
