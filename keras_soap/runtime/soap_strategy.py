@@ -13,6 +13,7 @@ from keras_soap.capture.model import capture
 from keras_soap.capture.optimizer_slots import num_slots
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import ExecutionError
+from keras_soap.graph.operator_graph import INPUT
 from keras_soap.objective import Objective
 from keras_soap.report.plan import Plan
 from keras_soap.report.ran_step import RanStep
@@ -147,11 +148,13 @@ class SoapStrategy(keras.callbacks.Callback):
 
     @property
     def layouts(self) -> dict[str, dict[str, dtensor.Layout]]:
-        """By operator: `"output"` and, by path, weights."""
+        """By operator, but for inputs: `"output"` and, by path, weights."""
         run = self._started()
         graph = run.step.model.graph
         result = {}
         for number, operator in enumerate(graph.operators):
+            if operator.kind == INPUT:
+                continue  # In pieces, where they are read.
             result[operator.name] = {
                 "output": self._output_layout(run, number),
                 **{
@@ -164,8 +167,9 @@ class SoapStrategy(keras.callbacks.Callback):
     def activations(self, inputs: Any) -> dict[str, Any]:
         """Outputs of all operators in inference mode, as DTensors with the strategy's layouts.
 
-        Of several clients, each calls it, and gets the operators that have parts there; but not
-        those of which clients have unequal numbers of parts, for which DTensor has no mesh.
+        Inputs are none of them: they lie in pieces where they are read. Of several clients, each
+        calls it, and gets the operators that have parts there; but not those of which clients have
+        unequal numbers of parts, for which DTensor has no mesh.
 
         Args:
             inputs: A batch of the size that the strategy is for, as the model takes it.

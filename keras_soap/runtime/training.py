@@ -11,6 +11,7 @@ from tensorflow.experimental import dtensor
 
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.capture.losses import CapturedStep
+from keras_soap.graph.operator_graph import INPUT
 from keras_soap.runtime import (
     batch_pieces,
     between_clients,
@@ -213,6 +214,8 @@ class TrainingRun:
     def outputs_function(self, captured: CapturedModel) -> Callable[..., list[list[tf.Tensor]]]:
         """The `tf.function` that gives, for each operator, the output of each part on this client.
 
+        Of inputs, nothing.
+
         Args:
             captured: The model alone, whose operators are the first of the step's.
         """
@@ -222,13 +225,12 @@ class TrainingRun:
         def forward(*fed: tf.Tensor) -> list[list[tf.Tensor]]:
             with tracing("activations"):
                 tracer = self._tracer(captured, training=False)
-                cut = batch_pieces.cut_batch(tracer, order, fed, handed_out=order)
-                tracer.forward(cut)
+                tracer.forward(batch_pieces.cut_batch(tracer, order, fed))
                 return [
                     [
                         trace.outputs[operator.first_made]
                         for trace, device in zip(traces, tracer.devices(number), strict=True)
-                        if is_here(device)
+                        if is_here(device) and operator.kind != INPUT
                     ]
                     for number, (operator, traces) in enumerate(
                         zip(captured.graph.operators, tracer.traces, strict=True)

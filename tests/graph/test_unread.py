@@ -81,4 +81,4 @@ def test_predictions_run_it(method):
     assert soap.costs.lowering.graph.operators[2].kind == UNREAD
     found = ours.predict(x, batch_size=8, verbose=0, callbacks=[soap])
     np.testing.assert_allclose(found, plain.predict(x, verbose=0), rtol=1e-5)
-    assert list(soap.activations(x[:8])) == ["input", "class", "softmax"]
+    assert list(soap.activations(x[:8])) == ["class", "softmax"]
