@@ -35,3 +35,13 @@ class PartTrace:
         inputs = [tf.constant(0.0) if tensor is None else tensor for tensor in self.inputs]
         kept = [copy for _, _, copy in self.kept]
         return [*inputs, *self.weights, *self.combined, *kept]
+
+
+def apart(tensor: tf.Tensor) -> tf.Tensor:
+    """An input of a part behind which nothing can be seen.
+
+    Keras's cross-entropies look for what a softmax or sigmoid was made of. A part would then read
+    what is not among its inputs, and send no gradient for it.
+    """
+    shows = hasattr(tensor, "_keras_logits") or tensor.op.type in ("Softmax", "Sigmoid")
+    return tf.identity(tensor) if shows else tensor

@@ -24,7 +24,7 @@ from keras_soap.operators.rule import Part, PartCall
 from keras_soap.runtime import collectives
 from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import FEED, here, move, on
-from keras_soap.runtime.part_trace import PartTrace
+from keras_soap.runtime.part_trace import PartTrace, apart
 from keras_soap.runtime.pieces import Piece, Region, accumulate, add_up, assemble, cut, ranges
 from keras_soap.runtime.shards import ShardStore
 from keras_soap.strategy.strategy import Strategy
@@ -204,14 +204,10 @@ class StepTracer:
     def _inputs(self, number: int, part: int) -> list[tf.Tensor | None]:
         """The input regions of a part, on its device; None where it reads nothing."""
         device = self.devices(number)[part]
-        result: list[tf.Tensor | None] = [
-            self._fed.get(Piece(ref.operator, region, device))
-            for ref, region in zip(
-                self.graph.operators[number].inputs,
-                self.parts[number][part].inputs,
-                strict=True,
-            )
-        ]
+        operator, regions = self.graph.operators[number], self.parts[number][part].inputs
+        read = zip(operator.inputs, regions, strict=True)
+        fed = [Piece(ref.operator, region, device) for ref, region in read]
+        result: list[tf.Tensor | None] = [self._fed.get(piece) for piece in fed]
         for edge in self.graph.in_edges[number]:
             pieces = []
             for producer, region in self._overlaps(edge)[part]:
@@ -226,7 +222,7 @@ class StepTracer:
                         piece = move(piece, source, device)
                 pieces.append((region, piece))
             with self._task(TaskKind.TRANSFER, number, part, device):
-                result[edge.input] = _apart(assemble(pieces)) if pieces else None
+                result[edge.input] = apart(assemble(pieces)) if pieces else None
         return result
 
     def _made(self, edge: Edge, producer: int) -> Region:
@@ -390,16 +386,6 @@ class StepTracer:
                 outputs = self.graph.operators[source].output_specs
                 slots = self._arriving.setdefault((source, producer), [[] for _ in outputs])
                 slots[edge.producer.output].append((region, piece))
-
-
-def _apart(tensor: tf.Tensor) -> tf.Tensor:
-    """An input of a part behind which nothing can be seen.
-
-    Keras's cross-entropies look for what a softmax or sigmoid was made of. A part would then read
-    what is not among its inputs, and send no gradient for it.
-    """
-    shows = hasattr(tensor, "_keras_logits") or tensor.op.type in ("Softmax", "Sigmoid")
-    return tf.identity(tensor) if shows else tensor
 
 
 def _no_arguments(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
