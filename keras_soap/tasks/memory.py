@@ -6,7 +6,8 @@
    made: all of them at the peak.
 3. It holds its outputs until they have been used in the backward pass: all of them at the peak. A
    view (a rule that is `free`, a weight handed on) makes none.
-4. It holds what it reads of the batch, and what it has received from other devices.
+4. It holds what it reads of the batch, and what it has received from other devices. A region of the
+   batch that several operators on a device read is held once, but counts for each: an upper bound.
 5. The same counts for inference, though more could be let go there: an upper bound.
 
 So the peak is a sum of what operators and edges add, and a change moves only their share of it.
