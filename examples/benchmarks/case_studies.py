@@ -15,7 +15,7 @@ from absl import app, flags
 
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import SoapError
-from keras_soap.graph.operator_graph import Operator
+from keras_soap.graph.operator_graph import INPUT, Operator
 from keras_soap.graph.zoo import PAPER
 from keras_soap.objective import Evaluation
 from keras_soap.proto.files import write_atomically
@@ -68,7 +68,7 @@ def figures_of(problem: Problem, found: Evaluation, reference: Evaluation) -> di
     for number, (operator, config) in enumerate(
         zip(graph.operators, strategy.configs, strict=True)
     ):
-        if operator.kind != "input":
+        if operator.kind != INPUT:
             uses[operator.kind][letters(problem, number, config)] += 1
             devices[operator.kind][config.num_parts] += 1
     return {

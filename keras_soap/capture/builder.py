@@ -27,6 +27,7 @@ from keras_soap.capture.traced import Traced
 from keras_soap.capture.weights import Weights
 from keras_soap.errors import CaptureError
 from keras_soap.graph.operator_graph import (
+    INPUT,
     Operator,
     OperatorGraph,
     TensorRef,
@@ -106,7 +107,7 @@ class GraphBuilder:
 
     def add_input(self, name: str, spec: TensorSpec) -> int:
         """Adds a tensor that every step brings anew."""
-        return self.add(name, "input", "", [], (spec,), {})
+        return self.add(name, INPUT, "", [], (spec,), {})
 
     def add(
         self,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from keras_soap.graph.operator_graph import (
+    INPUT,
     SPACE,
     Operator,
     OperatorGraph,
@@ -73,7 +74,7 @@ class Builder:
         return self.operators[number].output_specs[output].shape
 
     def input(self, name: str, *shape: int, dtype: str = "float32") -> int:
-        return self.add(name, "input", (), [TensorSpec((self.batch_size, *shape), dtype)])
+        return self.add(name, INPUT, (), [TensorSpec((self.batch_size, *shape), dtype)])
 
     def conv(self, x: Tensor, filters: int, size, strides: int = 1, padding: str = "same") -> int:
         size = (size, size) if isinstance(size, int) else size
