@@ -33,7 +33,8 @@ import numpy as np
 from keras_soap.graph.operator_graph import INPUT, Edge
 from keras_soap.search import chain_kernel
 from keras_soap.search.chain_kernel import Moves, Work
-from keras_soap.search.path_bounds import NEVER, PathBounds
+from keras_soap.search.domain import NEVER
+from keras_soap.search.path_bounds import PathBounds
 from keras_soap.search.symmetry import Permutation
 
 MOST_STATES = 200_000

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_soap.jit import entry
-from keras_soap.search.path_bounds import NEVER
+from keras_soap.search.domain import NEVER
 
 
 class Work(NamedTuple):

@@ -11,7 +11,8 @@ import functools
 
 from keras_soap.graph.operator_graph import Edge, OperatorGraph
 from keras_soap.search.chain_bounds import ChainBounds, Level, Placed
-from keras_soap.search.path_bounds import Domain, PathBounds
+from keras_soap.search.domain import Domain
+from keras_soap.search.path_bounds import PathBounds
 from keras_soap.search.problem import Problem
 from keras_soap.search.sweep import BudgetSpent, Sweep
 from keras_soap.search.symmetry import (

@@ -16,37 +16,31 @@ Likewise no device or link can do its work faster than one task after the other;
 link not before the first of them is ready.
 """
 
-from dataclasses import dataclass
+import copy
+import itertools
 
 import numpy as np
 
-from keras_soap.graph.operator_graph import Edge, dtype_bytes
+from keras_soap.graph.operator_graph import Edge
+from keras_soap.search.domain import NEVER, Domain, moves_ns
 from keras_soap.search.problem import Problem
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.tasks import all_reduce
 
-NEVER = -(1 << 50)
-"""Time of a move that does not happen."""
-
-
-@dataclass
-class Domain:
-    """Configurations that a family may still have.
-
-    Attributes:
-        configs: The configurations.
-        devices: int32 (configs, most parts). Devices of the parts; -1 beyond the last part.
-    """
-
-    configs: list[ParallelConfig]
-    devices: np.ndarray
-
-    @staticmethod
-    def of(configs: list[ParallelConfig], num_devices: int) -> "Domain":
-        devices = np.full((len(configs), num_devices), -1, np.int32)
-        for row, config in enumerate(configs):
-            devices[row, : config.num_parts] = config.devices
-        return Domain(configs, devices)
+BY_FAMILY = ("load_ns", "reduce_ns")
+BY_OPERATOR = (
+    "forward_ns",
+    "own_ns",
+    "backward_ns",
+    "busy_ns",
+    "gradient_ns",
+    "reduce_path_ns",
+    "update_ns",
+    "reduces",
+    "sync_ns",
+)
+BY_EDGE = ("there_ns", "move_ns")
+"""Attributes with an entry for each configuration."""
 
 
 class PathBounds:
@@ -93,7 +87,8 @@ class PathBounds:
             self._measure(number)
         self.there_ns, self.move_ns = [], []
         for edge in self.graph.edges:
-            there, back = self._moves(edge)
+            ends = edge.producer.operator, edge.consumer
+            there, back = moves_ns(problem, edge, *(domains[self.family_of[n]] for n in ends))
             self.there_ns.append(there)
             self.move_ns.append(there + back if self.returns(edge) else there)
         self._traffic: dict[int, np.ndarray] = {}
@@ -124,33 +119,49 @@ class PathBounds:
                 return
             self._propagate()
 
+    def only(self, family: int, degrees: tuple[int, ...]) -> "PathBounds":
+        """The bounds of strategies in which a family has these degrees."""
+        narrowed = copy.copy(self)
+        for name in ("domains", *BY_FAMILY, *BY_OPERATOR, *BY_EDGE):
+            setattr(narrowed, name, list(getattr(self, name)))
+        narrowed._traffic = {}
+        keep = [np.ones(len(domain.configs), bool) for domain in self.domains]
+        keep[family] = np.array([c.degrees == degrees for c in self.domains[family].configs])
+        narrowed._restrict(keep)
+        narrowed._propagate()
+        return narrowed
+
+    def least_ns(self) -> int:
+        """What every strategy takes at least."""
+        work = sum(
+            int(load[:, : self.topology.num_devices].sum(axis=1).min()) for load in self.load_ns
+        )
+        return max(
+            -(-work // self.topology.num_devices),
+            *(int(load.max(axis=1).min()) for load in self.load_ns),
+            *(
+                int(self.bound_ns(n, self.ready_ns[n], self.head_ns[n]).min())
+                for n in range(len(self.graph.operators))
+            ),
+        )
+
     def _restrict(self, keep: list[np.ndarray]) -> None:
         for family, kept in enumerate(keep):
             domain = self.domains[family]
             self.domains[family] = Domain(
-                [config for config, stays in zip(domain.configs, kept, strict=True) if stays],
-                domain.devices[kept],
+                list(itertools.compress(domain.configs, kept)), domain.devices[kept]
             )
-            for by_family in (self.load_ns, self.reduce_ns):
-                by_family[family] = by_family[family][kept]
+            for name in BY_FAMILY:
+                getattr(self, name)[family] = getattr(self, name)[family][kept]
         for number, family in enumerate(self.family_of):
-            for by_operator in (
-                self.forward_ns,
-                self.own_ns,
-                self.backward_ns,
-                self.busy_ns,
-                self.gradient_ns,
-                self.reduce_path_ns,
-                self.update_ns,
-                self.reduces,
-                self.sync_ns,
-            ):
-                by_operator[number] = by_operator[number][keep[family]]
+            for name in BY_OPERATOR:
+                getattr(self, name)[number] = getattr(self, name)[number][keep[family]]
         for edge in self.graph.edges:
             producer = keep[self.family_of[edge.producer.operator]]
             consumer = keep[self.family_of[edge.consumer]]
-            for by_edge in (self.there_ns, self.move_ns):
-                by_edge[edge.index] = by_edge[edge.index][producer][:, consumer]
+            for name in BY_EDGE:
+                times = getattr(self, name)[edge.index]
+                getattr(self, name)[edge.index] = times[producer][:, consumer]
 
     def bound_ns(self, number: int, ready: np.ndarray, head: np.ndarray) -> np.ndarray:
         """int64 (configs,): bound by operator `number`, if its parts have these heads."""
@@ -330,41 +341,6 @@ class PathBounds:
                 count = int(elements[members[0]])
                 yield members, all_reduce.plan(self.topology, devices, count, element_bytes)
 
-    def _moves(self, edge: Edge) -> tuple[np.ndarray, np.ndarray]:
-        """Times of the transfers of an edge, there and back."""
-        producer = self.domains[self.family_of[edge.producer.operator]]
-        consumer = self.domains[self.family_of[edge.consumer]]
-        width = self.topology.num_devices
-        shape = (len(producer.configs), len(consumer.configs), width, width)
-        there, back = np.full(shape, NEVER), np.zeros(shape, np.int64)
-        element_bytes = dtype_bytes(
-            self.graph.operators[edge.consumer].input_specs[edge.input].dtype
-        )
-        times: dict[int, np.ndarray] = {}
-        for before, rows in _by_degrees(producer.configs).items():
-            for after, columns in _by_degrees(consumer.configs).items():
-                found = self.problem.lowering.edge(edge, before, after)
-                cells = np.ix_(rows, columns)
-                for p, c, elements in zip(
-                    found.producer, found.consumer, found.num_elements.tolist(), strict=True
-                ):
-                    if elements not in times:
-                        times[elements] = self._times_between(elements * element_bytes)
-                    source = producer.devices[rows, p][:, None]
-                    target = consumer.devices[columns, c][None, :]
-                    there[(*cells, p, c)] = times[elements][source, target]
-                    back[(*cells, p, c)] = times[elements][target, source]
-        return there, back
-
-    def _times_between(self, num_bytes: int) -> np.ndarray:
-        size = self.topology.num_devices
-        times = np.zeros((size, size), np.int64)
-        for a in range(size):
-            for b in range(size):
-                if a != b:
-                    times[a, b] = self.topology.route(a, b).time_ns(num_bytes)
-        return times
-
 
 def update_times_ns(problem: Problem, number: int, config: ParallelConfig) -> np.ndarray:
     """int64 (parts,): times of the updates of an operator's weights."""
@@ -381,10 +357,3 @@ def update_times_ns(problem: Problem, number: int, config: ParallelConfig) -> np
         ],
         np.int64,
     )
-
-
-def _by_degrees(configs: list[ParallelConfig]) -> dict[tuple[int, ...], np.ndarray]:
-    rows: dict[tuple[int, ...], list[int]] = {}
-    for row, config in enumerate(configs):
-        rows.setdefault(config.degrees, []).append(row)
-    return {degrees: np.array(numbers) for degrees, numbers in rows.items()}

@@ -4,7 +4,8 @@ import pytest
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.zoo import MODELS
 from keras_soap.search.branch_bounds import BranchBounds
-from keras_soap.search.path_bounds import Domain, PathBounds
+from keras_soap.search.domain import Domain
+from keras_soap.search.path_bounds import PathBounds
 from keras_soap.search.problem import Problem
 from keras_soap.topology.presets import scaled_cluster
 from tests.search import toys

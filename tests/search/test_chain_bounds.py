@@ -4,7 +4,8 @@ import pytest
 from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.zoo import MODELS
 from keras_soap.search.chain_bounds import ChainBounds, chain
-from keras_soap.search.path_bounds import Domain, PathBounds
+from keras_soap.search.domain import Domain
+from keras_soap.search.path_bounds import PathBounds
 from keras_soap.search.problem import Problem
 from keras_soap.search.symmetry import symmetries
 from keras_soap.strategy.parallel_config import FED, ParallelConfig

@@ -7,7 +7,8 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import SearchError
 from keras_soap.graph.zoo import MODELS
 from keras_soap.search import chain_bounds, exhaustive
-from keras_soap.search.path_bounds import Domain, PathBounds
+from keras_soap.search.domain import Domain
+from keras_soap.search.path_bounds import PathBounds
 from keras_soap.search.problem import Budget, Problem
 from keras_soap.search.symmetry import (
     cosets,
@@ -31,6 +32,7 @@ PROBLEMS = {
     "two nodes": (toys.diamond(256), toys.machine(4, 2), {"dims": "P"}),
     "inference": (toys.chain((512, 64), 8), toys.machine(2), {"training": False}),
     "twins": (toys.twins(512), toys.machine(2), {"dims": "OP"}),
+    "mesh": (toys.twins(48, 24), toys.mesh(3), {}),
 }
 
 
@@ -44,7 +46,7 @@ def test_proves_what_brute_force_finds(name):
     assert result.evaluation.step_time_ns == toys.fastest(problem).step_time_ns
 
 
-@pytest.mark.parametrize("name", ["small chain", "slow links", "no O", "twins"])
+@pytest.mark.parametrize("name", ["small chain", "slow links", "no O", "twins", "mesh"])
 def test_finds_the_fastest_from_a_slow_one(name, monkeypatch):
     monkeypatch.setattr(exhaustive, "_warm_up", lambda *_: None)
     graph, topology, arguments = PROBLEMS[name]

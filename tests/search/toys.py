@@ -131,6 +131,16 @@ def machine(
     return DeviceTopology(f"toy_{num_devices}", devices, tuple(links), tuple(switches))
 
 
+def mesh(num_devices: int) -> DeviceTopology:
+    """Equal devices, each two of them joined by links of their own."""
+    devices = machine(num_devices).devices
+    links = tuple(
+        Connection(f"{a.name}-{b.name}", (a.name, b.name), 1e9, 1000)
+        for a, b in itertools.combinations(devices, 2)
+    )
+    return DeviceTopology(f"mesh_{num_devices}", devices, links, ())
+
+
 def problem(graph=None, topology=None, **arguments) -> Problem:
     return Problem(graph or chain(), topology or machine(4), Roofline(), **arguments)
 
