@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, int]] = {
 RANDOM_DIMS = ("SOAP", "S", "O", "A", "P", "SAP", "SOAP", "SOP")
 """What random strategies may use, in turn."""
 
-DRAWN = 8
+DRAWN = 64
 """Random strategies that are drawn for each that is asked for: those far apart are taken."""
 
 WARMUP_STEPS = 1

@@ -1,9 +1,10 @@
 """One chain of a search, as it is handed from process to process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from keras_soap.objective import Evaluation
 from keras_soap.search.metropolis import ChainState
 from keras_soap.search.problem import Problem
 from keras_soap.strategy.moves import USUAL, Shares
@@ -31,12 +32,14 @@ class Chain:
         rng: Its own random numbers.
         state: Where it stands.
         proposals: How many it has made.
+        origin: Where it may begin again.
     """
 
     number: int
     rng: np.random.Generator
     state: ChainState
     proposals: int
+    origin: Evaluation
 
 
 def advance(
@@ -57,4 +60,4 @@ def advance(
         seconds,
         phase.shares,
     )
-    return Chain(chain.number, chain.rng, ChainState(current, best), chain.proposals + made)
+    return replace(chain, state=ChainState(current, best), proposals=chain.proposals + made)

@@ -21,7 +21,7 @@ from keras_soap.search.result import Progress
 from keras_soap.strategy.parallel_config import ParallelConfig
 from keras_soap.strategy.strategy import Strategy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SAVE_EVERY_SECONDS = 5.0
 
 
@@ -61,6 +61,7 @@ def save(
                 "current": _strategy_to_json(chain.state.current.strategy),
                 "best": _strategy_to_json(chain.state.best.strategy),
                 "proposals": chain.proposals,
+                "origin": _strategy_to_json(chain.origin.strategy),
             }
             for chain in chains
         ],
@@ -102,7 +103,8 @@ def load(path: Path | None, problem: Problem, method: str, seed: int) -> Saved |
             evaluate(_strategy_from_json(saved["current"])),
             evaluate(_strategy_from_json(saved["best"])),
         )
-        chains.append(Chain(number, rng, state, saved["proposals"]))
+        origin = evaluate(_strategy_from_json(saved["origin"]))
+        chains.append(Chain(number, rng, state, saved["proposals"], origin))
     return Saved(
         content["seconds"],
         content["proposals"],

@@ -2,12 +2,15 @@
 
 1. Chains start from data parallelism, the expert's and other given strategies, and a random one.
    Long searches have more of them, rather than longer ones: see `CHAIN_PROPOSALS`.
-2. They run in rounds, and the rounds in `CYCLES`. In each cycle β rises to `COLD` over the best
-   step time so far; it starts hotter after a cycle that gained little, and colder after one that
-   gained much. Between cycles the worse half of the chains restarts from the best.
-3. Through the first `LAYER_CYCLES` chains are annealed once, and most of what they change, or half
-   of it without O, are whole layers: which share devices and which are apart decides the most, is
-   hard to change later, one operator at a time, and takes a long annealing to find.
+2. They run in rounds, and the rounds in `CYCLES`. In the last cycles β rises each time to `COLD`
+   over the best step time so far; it starts hotter after a cycle that gained little, and colder
+   after one that gained much. Before such a cycle the worse half of the chains restarts from the
+   best.
+3. Before these cycles chains are annealed (`Stage`): which layers share devices and which are apart
+   decides the most, and is hard to change later, one operator at a time. Within a node and without
+   O, chains change mostly whole layers. On several nodes they begin with layers on whole nodes, the
+   heaviest layer somewhere else in each, and go on to details; most chains then begin again where
+   those did that found the best.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -16,6 +19,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,10 +32,11 @@ from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
 from keras_soap.strategy.moves import Shares
+from keras_soap.strategy.parallel_config import ParallelConfig
 
 FEWEST_CHAINS = 4
 MOST_CHAINS = 16
-CHAIN_PROPOSALS = 100_000
+CHAIN_PROPOSALS = 60_000
 """Of a chain, in a long search: longer annealings gain less than more of them do."""
 DESCENT_SHARE = 0.15
 ROUNDS = 128
@@ -42,11 +47,44 @@ COLD = 4000.0
 WARM = 1500.0
 """Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
 HOT = 20.0
-LAYER_CYCLES = 6
 LAYERS, LAYERS_COLD = Shares(layers=0.8), 1000.0
-"""Changes in these, and how cold they become: which layers share devices is settled before."""
 LAYERS_IN_PLACE, LAYERS_IN_PLACE_COLD = Shares(layers=0.5), COLD
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What chains do before the usual cycles.
+
+    Attributes:
+        cycles: How many cycles of the search are over at its end.
+        shares: Of changes.
+        hot, cold: From which sharpness to which chains are annealed.
+        then: Where they stand at its end: `"best"`, at the best that each saw; `"origin"`, there,
+            and that is where they may begin again; `"again"`, where the best of them began.
+    """
+
+    cycles: float
+    shares: Shares
+    hot: float
+    cold: float
+    then: str
+
+
+USUAL_CYCLES = 6.0
+"""How many are over when the usual ones begin."""
+ON_LAYERS = (Stage(USUAL_CYCLES, LAYERS, HOT, LAYERS_COLD, "best"),)
+"""Which layers share devices is settled before details are."""
+IN_PLACE = (Stage(USUAL_CYCLES, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "best"),)
 """The same without O, where layers only split in other ways."""
+ON_NODES = (
+    Stage(0.5, Shares(nodes=1.0), HOT, 300.0, "origin"),
+    Stage(1.75, Shares(layers=0.1), 300.0, COLD, "again"),
+    Stage(USUAL_CYCLES, Shares(layers=0.1), 200.0, COLD, "best"),
+)
+"""Layers on whole nodes first; then details, shortly, to see what comes of these; then at length
+those of which most came."""
+ORIGINS = 4
+"""What share of chains is worth to begin again where they did: one in so many."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -77,20 +115,50 @@ def search(
 
 
 def _start(problem: Problem, tracker: Tracker, seed: int, num_cores: int) -> list[Chain]:
-    """Chains from the best start, from other starts by turns, and the last from a random one."""
+    """Chains from given strategies by turns, one from anywhere; every other from whole nodes."""
     most = max(MOST_CHAINS, num_cores)
+    plans = _plans(problem, most)
+    on_nodes = _starts_on_nodes(problem, tracker) if ON_NODES in plans else []
     chains = []
     for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(most)):
-        start = problem.starts[number % len(problem.starts)]
-        chains.append(Chain(number, np.random.default_rng(sequence), ChainState(start, start), 0))
+        starts = on_nodes if plans[number] is ON_NODES else problem.starts
+        start = starts[plans[:number].count(plans[number]) % len(starts)]
+        state = ChainState(start, start)
+        chains.append(Chain(number, np.random.default_rng(sequence), state, 0, start))
     if tracker.budget.proposals is not None:
         count = min(MOST_CHAINS, max(FEWEST_CHAINS, tracker.budget.proposals // CHAIN_PROPOSALS))
     else:
         expected = _expected_proposals(problem, tracker, chains, num_cores)
         count = min(most, max(FEWEST_CHAINS, num_cores, expected // CHAIN_PROPOSALS))
-    last = chains[count - 1]
-    start = _random_start(problem, tracker, last.rng)
-    return [*chains[: count - 1], dataclasses.replace(last, state=ChainState(start, start))]
+    last = max(number for number in range(count) if plans[number] is plans[0])
+    start = _random_start(problem, tracker, chains[last].rng)
+    chains[last] = dataclasses.replace(chains[last], state=ChainState(start, start))
+    return chains[:count]
+
+
+def _starts_on_nodes(problem: Problem, tracker: Tracker) -> list[Evaluation]:
+    """Everything over the samples on all nodes, but for the heaviest layer, which is elsewhere.
+
+    By number of nodes and by what is split across them; the fastest first.
+    """
+    space, found = problem.space, []
+    for where, place in enumerate(space.on_nodes):
+        if place.start == 0 and tracker.spent() is None:
+            strategy = space.layer_on_nodes(space.heaviest, where, len(space.on_nodes) - 2)
+            if problem.lowering.num_pairs(strategy) <= MOST_PAIRS:
+                found.append(problem.objective.evaluate(strategy))
+                tracker.offer(found[-1])
+    return sorted(found, key=lambda evaluation: evaluation.rank)
+
+
+def _plans(problem: Problem, num_chains: int) -> list[tuple[Stage, ...]]:
+    """What chains do before the usual cycles, by number of the chain.
+
+    On several nodes two of four start from whole nodes, and three of four of those beyond.
+    """
+    if problem.space.on_nodes:
+        return [ON_LAYERS if n % 4 == 0 or n == 2 else ON_NODES for n in range(num_chains)]
+    return [ON_LAYERS if problem.space.places else IN_PLACE] * num_chains
 
 
 def _expected_proposals(
@@ -101,20 +169,14 @@ def _expected_proposals(
     if seconds is None or tracker.spent() is not None:
         return 0
     started = time.perf_counter()
-    phase, most_seconds = _layers(problem, tracker.best, 0.0), min(ROUND_SECONDS, seconds / ROUNDS)
+    first = _plans(problem, 1)[0][0]
+    phase = Phase(beta_per_ns(tracker.best, first.hot), first.shares)
+    most_seconds = min(ROUND_SECONDS, seconds / ROUNDS)
     chains[0] = advance(problem, chains[0], phase, None, most_seconds)
     rate = chains[0].proposals / (time.perf_counter() - started)
     tracker.proposals += chains[0].proposals
     tracker.offer(chains[0].state.best)
     return int(rate * seconds * num_cores)
-
-
-def _layers(problem: Problem, best: Evaluation, passed: float) -> Phase:
-    """How chains move while they change layers, when the share `passed` of that is over."""
-    shares, cold = (
-        (LAYERS, LAYERS_COLD) if problem.space.places else (LAYERS_IN_PLACE, LAYERS_IN_PLACE_COLD)
-    )
-    return Phase(beta_per_ns(best, HOT * (cold / HOT) ** passed), shares)
 
 
 def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) -> Evaluation:
@@ -143,7 +205,8 @@ class _Sampling:
         self.budget = budget
         self.chains = chains
         self.num_cores = num_cores
-        self.cycle = int(self._cycles())
+        self.plans = _plans(problem, len(chains))
+        self.cycles_over = self._cycles()
         self.start_sharpness = WARM
         self.gained_little = False
         self.best_before_ns = tracker.best.step_time_ns
@@ -169,13 +232,14 @@ class _Sampling:
             )
         if fraction > LEAST_SHARE and spent - self.improved_at > spent / 2:
             return StopReason.NO_IMPROVEMENT
-        if int(self._cycles()) > self.cycle:
-            self.cycle = int(self._cycles())
-            if self.cycle > LAYER_CYCLES:
-                self._set_heat()
-                self._restart()
-            elif self.cycle == LAYER_CYCLES:
-                self._leave_layers()
+        before, self.cycles_over = self.cycles_over, self._cycles()
+        for plan in dict.fromkeys(self.plans):
+            for stage in plan:
+                if before < stage.cycles <= self.cycles_over:
+                    self._leave(stage, [n for n, other in enumerate(self.plans) if other is plan])
+        if before >= USUAL_CYCLES and int(self.cycles_over) > int(before):
+            self._set_heat()
+            self._restart()
         return None
 
     def _cycles(self) -> float:
@@ -184,9 +248,13 @@ class _Sampling:
 
     def _phase(self, chain: Chain) -> Phase:
         """How a chain moves in the next round."""
-        cycles = self._cycles()
-        if cycles < LAYER_CYCLES:
-            return _layers(self.problem, self.tracker.best, cycles / LAYER_CYCLES)
+        cycles, begin = self._cycles(), 0.0
+        for stage in self.plans[chain.number]:
+            if cycles < stage.cycles:
+                passed = (cycles - begin) / (stage.cycles - begin)
+                sharpness = stage.hot * (stage.cold / stage.hot) ** passed
+                return Phase(beta_per_ns(self.tracker.best, sharpness), stage.shares)
+            begin = stage.cycles
         start = self.start_sharpness
         sharpness = start * (COLD / start) ** (cycles % 1.0)
         return Phase(beta_per_ns(self.tracker.best, sharpness))
@@ -207,14 +275,34 @@ class _Sampling:
             if self.gained_little and chain is ranked[-1]:
                 start = _random_start(self.problem, self.tracker, chain.rng)
             state = ChainState(start, start)
-            self.chains[chain.number] = Chain(chain.number, chain.rng, state, chain.proposals)
-
-    def _leave_layers(self) -> None:
-        """Each chain goes on from the best that it saw; a cycle later they can be compared."""
-        for chain in self.chains:
-            state = ChainState(chain.state.best, chain.state.best)
             self.chains[chain.number] = dataclasses.replace(chain, state=state)
+
+    def _leave(self, stage: Stage, numbers: Sequence[int]) -> None:
+        """Puts chains where the end of a stage says."""
+        origins = self._best_origins(numbers) if stage.then == "again" else []
+        for turn, number in enumerate(numbers):
+            chain = self.chains[number]
+            origin, start = chain.origin, chain.state.best
+            if stage.then == "origin":
+                origin = start
+            elif stage.then == "again":
+                origin = start = origins[turn % len(origins)]
+            state = ChainState(start, start)
+            self.chains[number] = dataclasses.replace(chain, state=state, origin=origin)
         self.best_before_ns = self.tracker.best.step_time_ns
+
+    def _best_origins(self, numbers: Sequence[int]) -> list[Evaluation]:
+        """Of the chains that found the best; of no more than half the heaviest layer lies alike."""
+        ranked = sorted(numbers, key=lambda number: (self.chains[number].state.best.rank, number))
+        heaviest = self.problem.space.families[self.problem.space.heaviest][0]
+        wanted = -(-len(ranked) // ORIGINS)
+        found: dict[ParallelConfig, list[Evaluation]] = {}
+        for number in ranked:
+            origin = self.chains[number].origin
+            alike = found.setdefault(origin.strategy.configs[heaviest], [])
+            if len(alike) < -(-wanted // 2) and sum(map(len, found.values())) < wanted:
+                alike.append(origin)
+        return [origin for alike in found.values() for origin in alike]
 
     def _size(self) -> tuple[int | None, float | None]:
         """Proposals and seconds for each chain in the next round."""

@@ -3,12 +3,14 @@
 `proposals` says where it may go. All chance comes from `Moves.uniforms`, in order.
 """
 
+import dataclasses
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from keras_soap.jit import njit
+from keras_soap.operators.rule import DimensionKind
 from keras_soap.strategy import placement
 from keras_soap.strategy.strategy import Strategy
 
@@ -19,21 +21,23 @@ if TYPE_CHECKING:
 USED, NUM_CHANGED, NUM_SCALARS = range(3)
 
 # Moves.shares
-LAYERS, COPY, SPREAD = range(3)
+LAYERS, COPY, SPREAD, NODES = range(4)
 
 
 class Shares(NamedTuple):
     """How often a chain makes which changes; see the rules of `proposals`.
 
     Attributes:
-        layers: Of all changes, those of layers.
+        layers: Of the changes that are not to whole nodes, those of layers.
         copy: Of the others, those that take over the devices of a neighbour.
         spread: Of the others, those that spread to neighbours.
+        nodes: Of all changes, those of layers to whole nodes.
     """
 
     layers: float = 0.02
     copy: float = 0.5
     spread: float = 0.6
+    nodes: float = 0.0
 
 
 USUAL = Shares()
@@ -66,6 +70,13 @@ class Moves(NamedTuple):
     sizes: np.ndarray  # (sizes, 3): parts, first choice, end of choices
     choices: np.ndarray  # (choices, dimensions): degrees; 1 beyond those of the operator
     names: np.ndarray  # (operators, dimensions): number of a dimension's name; -1 beyond
+    across: (
+        np.ndarray
+    )  # int8 (families, dimensions): 1 if it may be split across nodes: parameters,
+    # and of operators without weights the last axis
+    on_nodes: np.ndarray  # (places, 3): `placement.OnNodes`
+    node_choice: np.ndarray  # (families, places): how it is split there; -1 for inputs
+    heaviest: int  # the family with weights that computes the most
     stride_start: np.ndarray  # (devices + 2,) by number of parts
     strides: np.ndarray
     shares: np.ndarray  # float64 (kinds of changes,): `Shares` of what is drawn next
@@ -113,6 +124,7 @@ def make_moves(space: "SearchSpace") -> Moves:
     is_input = np.array(space.is_input, np.int8)
     family_of = np.array(space.family_of, np.int64)
     here = np.zeros((num_families, num_devices), np.int32)
+    across = _splits_across(space, most)
     return Moves(
         num_devices,
         space.places,
@@ -132,6 +144,10 @@ def make_moves(space: "SearchSpace") -> Moves:
         np.array(sizes, np.int64),
         degrees,
         names,
+        across,
+        np.array([dataclasses.astuple(each) for each in space.on_nodes], np.int64).reshape(-1, 3),
+        _node_choices(space, across),
+        space.heaviest,
         _starts(strides),
         np.array(list(itertools.chain(*strides)), np.int64),
         np.zeros(len(Shares._fields)),
@@ -148,6 +164,39 @@ def make_moves(space: "SearchSpace") -> Moves:
         np.zeros(num_families, np.int64),
         here.copy(),
     )
+
+
+def _splits_across(space: "SearchSpace", most: int) -> np.ndarray:
+    """As `Moves.across`."""
+    result = np.zeros((len(space.families), most), np.int8)
+    for family, members in enumerate(space.families):
+        operator = space.graph.operators[members[0]]
+        specs = () if operator.weights else (*operator.input_specs[:1], *operator.output_specs[:1])
+        last = max((len(spec.shape) - 1 for spec in specs), default=0)
+        for position, dimension in enumerate(space.dimensions[members[0]]):
+            result[family, position] = dimension.kind == DimensionKind.PARAMETER or (
+                dimension.kind == DimensionKind.ATTRIBUTE and dimension.axis == last
+            )
+    return result
+
+
+def _node_choices(space: "SearchSpace", across: np.ndarray) -> np.ndarray:
+    """As `Moves.node_choice`: into as many parts as can be, of samples rather than others."""
+    result = np.full((len(space.families), len(space.on_nodes)), -1, np.int64)
+    for family, members in enumerate(space.families):
+        inside = np.array([d.kind == DimensionKind.SAMPLE for d in space.dimensions[members[0]]])
+        split = []
+        for degrees in () if space.is_input[family] else space.degrees[family]:
+            of = np.array(degrees)
+            outside = across[family, : len(of)] == 1
+            if (of[~(inside | outside)] == 1).all():
+                split.append((int(of[inside].prod()), int(of[outside].prod()), degrees))
+        for place, nodes in enumerate(space.on_nodes):
+            fitting = [s for s in split if s[0] <= nodes.samples and s[1] <= nodes.parameters]
+            if fitting:
+                best = max(fitting, key=lambda each: (each[0] * each[1], each[0]))
+                result[family, place] = space.choice(family, best[2])
+    return result
 
 
 def stand_at(moves: Moves, space: "SearchSpace", strategy: Strategy) -> None:

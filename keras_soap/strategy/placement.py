@@ -5,14 +5,19 @@
 2. Groups are aligned: those of one size and stride tile the devices, as far as they go.
 3. Parts fill a group row-major, or with the dimensions in another order, so that a dimension that
    talks much can lie within a node and one that talks little across nodes.
+4. Whole nodes (`on_nodes`) are the plainest groups: samples are split within a node, and samples or
+   parameters across nodes.
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from keras_soap.topology.device_topology import DeviceTopology
 
 
 @functools.cache
@@ -66,6 +71,42 @@ def structured(degrees: tuple[int, ...], num_devices: int) -> Iterator[tuple[int
                 if placed not in seen:
                     seen.add(placed)
                     yield placed
+
+
+@dataclass(frozen=True)
+class OnNodes:
+    """Whole nodes that are next to each other, and how an operator is split over them.
+
+    Attributes:
+        start: The first device.
+        samples: Into how many parts at most samples are split. A part's device follows that of the
+            part with the samples before.
+        parameters: The same of parameters. A part's device is `samples` devices behind that of the
+            part with the parameters before: in the next node.
+    """
+
+    start: int
+    samples: int
+    parameters: int
+
+
+def on_nodes(topology: DeviceTopology) -> tuple[OnNodes, ...]:
+    """All of them: of 1, 2, 4, … and all nodes. None if nodes are not alike, or there is but one.
+
+    The last ones are of all nodes, and of these the first splits samples.
+    """
+    nodes = [device.node for device in topology.devices]
+    num_nodes = len(set(nodes))
+    size = len(nodes) // num_nodes
+    if num_nodes < 2 or nodes != sorted(nodes) or set(map(nodes.count, nodes)) != {size}:
+        return ()
+    found = []
+    for count in sorted({*(2**n for n in range(num_nodes.bit_length())), num_nodes}):
+        for first in range(0, num_nodes - count + 1, count):
+            found.append(OnNodes(first * size, count * size, 1))
+            if count > 1:
+                found.append(OnNodes(first * size, size, count))
+    return tuple(found)
 
 
 def every(size: int, num_devices: int) -> Iterator[tuple[int, ...]]:

@@ -11,7 +11,8 @@
    and changes of few operators hardly ever find out.
 4. Some changes of layers are made in all blocks that are alike (see `twins`), or in those of them
    that until now did as this one.
-5. How many there are of each kind, `Moves.shares` says.
+5. Some are of layers to whole nodes: see `node_proposals`.
+6. How many there are of each kind, `Moves.shares` says.
 """
 
 import math
@@ -20,6 +21,7 @@ from keras_soap.jit import entry, njit
 from keras_soap.strategy.moves import (
     COPY,
     LAYERS,
+    NODES,
     NUM_CHANGED,
     SPREAD,
     alike,
@@ -31,6 +33,7 @@ from keras_soap.strategy.moves import (
     num_parts,
     same_devices,
 )
+from keras_soap.strategy.node_proposals import place_on_nodes, propose_nodes, spread_on_nodes
 
 ALIKE_SHARE = 0.75
 """Share of those that take over the devices of a neighbour that are split alike if they can be."""
@@ -302,7 +305,11 @@ def _spread(moves, wanted, weightless):
 def propose(moves):
     """Draws a change: `changed[:scalar[NUM_CHANGED]]`, with `new_choice` and `new_devices`."""
     moves.scalar[NUM_CHANGED] = 0
-    if draw(moves) < moves.shares[LAYERS]:
+    if len(moves.on_nodes) and moves.shares[NODES] > 0 and draw(moves) < moves.shares[NODES]:
+        propose_nodes(moves)
+        if draw(moves) < TWINS_SHARE:
+            _extend_to_twins(moves)
+    elif draw(moves) < moves.shares[LAYERS]:
         family = moves.layers[draw_below(moves, len(moves.layers))]
         together = _draw_for_layer(moves, family)
         _spread(moves, len(moves.choice), True)
@@ -354,3 +361,14 @@ def propose_config(moves, family):
     moves.scalar[NUM_CHANGED] = 0
     draw_config(moves, family)
     moves.in_change[family] = 0
+
+
+@entry
+def propose_on_nodes(moves, family, place):
+    """For Python: a layer and what lies around it on whole nodes, as `node_proposals` places it."""
+    moves.scalar[NUM_CHANGED] = 0
+    if not moves.is_input[family]:
+        place_on_nodes(moves, family, place)
+        spread_on_nodes(moves, place, False)
+    for i in range(moves.scalar[NUM_CHANGED]):
+        moves.in_change[moves.changed[i]] = 0

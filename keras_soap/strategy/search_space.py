@@ -17,6 +17,8 @@ import numpy as np
 
 from keras_soap.errors import SearchError
 from keras_soap.graph.operator_graph import INPUT, OperatorGraph
+from keras_soap.graph.region import whole
+from keras_soap.operators import registry
 from keras_soap.operators.rule import Dimension
 from keras_soap.strategy import moves, placement, proposals
 from keras_soap.strategy.moves import USUAL, Shares
@@ -39,6 +41,7 @@ class SearchSpace:
         by_parts: The same by number of parts, ascending.
         neighbours: By family, its operators with each operator of others that is beside them.
         twins: By family, a number that is the same for families that are alike; see `twins`.
+        on_nodes: Whole nodes that layers may be on; none without O.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class SearchSpace:
         self.by_parts = tuple(_group_by_parts(choices) for choices in self.degrees)
         self.neighbours = tuple(self._find_neighbours(members) for members in self.families)
         self.twins = twins(graph, self.families, self.by_parts)
+        self.on_nodes = placement.on_nodes(topology) if self.places else ()
         self._configs: dict[tuple[tuple[int, ...], tuple[int, ...]], ParallelConfig] = {}
 
     @functools.cached_property
@@ -96,6 +100,31 @@ class SearchSpace:
             for of_size in by_parts.values()
             for degrees in of_size
         )
+
+    @functools.cached_property
+    def heaviest(self) -> int:
+        """The family with weights, if any has, that computes the most."""
+        weighted = [f for f, m in enumerate(self.families) if self.graph.operators[m[0]].weights]
+        placed = [family for family, fed in enumerate(self.is_input) if not fed]
+        return max(weighted or placed, key=self._work)
+
+    def _work(self, family: int) -> float:
+        total = 0.0
+        for number in self.families[family]:
+            operator = self.graph.operators[number]
+            region = whole(1, operator.output.shape)
+            total += float(registry.find(operator.kind).flops(operator, region)[0])
+        return total
+
+    def layer_on_nodes(self, family: int, where: int, others: int) -> Strategy:
+        """The strategy with a layer on `on_nodes[where]`, and all others on `on_nodes[others]`."""
+        change: Change = {}
+        for each in range(len(self.families)):
+            proposals.propose_on_nodes(self.moves, each, others)
+            change.update(self._proposed())
+        proposals.propose_on_nodes(self.moves, family, where)
+        change.update(self._proposed())
+        return Strategy(tuple(change.get(n, FED) for n in range(len(self.graph.operators))))
 
     def choice(self, family: int, degrees: tuple[int, ...]) -> int:
         """Number of the choice of these degrees."""

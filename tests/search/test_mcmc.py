@@ -139,11 +139,9 @@ def test_after_little_gain_the_worst_chain_starts_somewhere_new():
     chains = mcmc._start(problem, tracker, 0, 4)
     worst = max(chains, key=lambda chain: (chain.state.best.rank, chain.number)).number
     sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
-    sampling.cycle = mcmc.LAYER_CYCLES + 1
     sampling._restart()
     assert sampling.chains[worst].state.current is tracker.best
     sampling = mcmc._Sampling(problem, tracker, budget, mcmc._start(problem, tracker, 0, 4), 1)
-    sampling.cycle = mcmc.LAYER_CYCLES + 1
     sampling._set_heat()
     sampling._restart()
     anew = sampling.chains[worst].state.current
@@ -159,7 +157,7 @@ def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw(
     sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
     sharpness = []
     with Workers(problem, 1) as workers:
-        while sampling.cycle < mcmc.LAYER_CYCLES:
+        while sampling.cycles_over < mcmc.USUAL_CYCLES:
             phases = {sampling._phase(chain) for chain in sampling.chains}
             assert {phase.shares for phase in phases} == {mcmc.LAYERS}
             sharpness += [phase.beta_per_ns * tracker.best.step_time_ns for phase in phases]
@@ -170,6 +168,52 @@ def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw(
     for chain in sampling.chains:
         assert chain.state.current is chain.state.best
     assert all(sampling._phase(chain).shares == USUAL for chain in sampling.chains)
+
+
+def on_several_nodes(num_proposals):
+    """A search that begins, and the numbers of its chains that start from whole nodes."""
+    problem = toys.problem(toys.chain((32, 64, 512, 64, 64)), toys.machine(8, 4))
+    budget = Budget(proposals=num_proposals)
+    tracker = Tracker(problem, budget)
+    chains = mcmc._start(problem, tracker, 0, 1)
+    sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
+    return sampling, [n for n, plan in enumerate(sampling.plans) if plan is mcmc.ON_NODES]
+
+
+def heaviest_layer(problem, evaluation):
+    family = problem.space.families[problem.space.heaviest]
+    return evaluation.strategy.configs[family[0]]
+
+
+def test_some_chains_place_layers_on_nodes_then_look_at_details_and_begin_again():
+    sampling, numbers = on_several_nodes(12_000)
+    places = {heaviest_layer(sampling.problem, sampling.chains[n].origin) for n in numbers}
+    assert len(places) == len(numbers) == len(sampling.chains) / 2
+    nodes, details, _ = mcmc.ON_NODES
+
+    def go_on(stage):
+        while sampling.cycles_over < stage.cycles:
+            phases = [sampling._phase(sampling.chains[n]) for n in numbers]
+            assert {phase.shares for phase in phases} == {stage.shares}
+            assert sampling.round(workers) is None
+
+    with Workers(sampling.problem, 1) as workers:
+        go_on(nodes)
+        origins = [sampling.chains[n].origin for n in numbers]
+        assert [sampling.chains[n].state.current for n in numbers] == origins
+        assert {heaviest_layer(sampling.problem, origin) for origin in origins} == places
+        go_on(details)
+    (again,) = {sampling.chains[n].state.current for n in numbers}
+    assert again in origins
+    assert {sampling.chains[n].origin for n in numbers} == {again}
+
+
+def test_in_no_more_than_half_of_what_chains_begin_again_with_the_heaviest_layer_lies_alike():
+    sampling, numbers = on_several_nodes(10**6)
+    origins = sampling._best_origins(numbers)
+    assert len(origins) == -(-len(numbers) // mcmc.ORIGINS) >= 3
+    places = [heaviest_layer(sampling.problem, origin) for origin in origins]
+    assert max(map(places.count, places)) <= -(-len(origins) // 2)
 
 
 def test_a_long_search_has_more_chains_than_a_short_one():

@@ -30,7 +30,7 @@ def assert_walks_as_defined(seed: int, num_steps: int = 25) -> int:
     accepted = 0
     for number in range(num_steps):
         chance = [np.random.default_rng([seed, number]) for _ in range(2)]
-        shares = (USUAL, Shares(layers=1.0), ONE_OPERATOR)[number % 3]
+        shares = (USUAL, Shares(layers=1.0), ONE_OPERATOR, Shares(nodes=0.8))[number % 4]
         state, info = step(chance[0], state, space, stepping, beta_per_ns, shares)
         accepted += info.accepted
         current, best, made = walking.walk(

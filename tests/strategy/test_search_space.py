@@ -13,20 +13,24 @@ from keras_soap.tasks.lowering import Lowering
 from tests.search import toys
 
 
-def space_of(graph, num_devices=4, dims="SOAP"):
-    return SearchSpace(graph, Lowering(graph).dimensions, toys.machine(num_devices), dims)
+def space_of(graph, num_devices=4, dims="SOAP", num_nodes=1):
+    topology = toys.machine(num_devices, num_nodes)
+    return SearchSpace(graph, Lowering(graph).dimensions, topology, dims)
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 3, 4, 6, 16])
 @pytest.mark.parametrize("dims", ["SOAP", "SAP", "S", "O", "OP"])
-@pytest.mark.parametrize("layers", [0.0, 1.0])
-def test_any_sequence_of_changes_is_valid(num_devices, dims, layers):
+@pytest.mark.parametrize(
+    "shares", [moves.Shares(0.0), moves.Shares(1.0), moves.Shares(nodes=0.9)], ids=str
+)
+def test_any_sequence_of_changes_is_valid(num_devices, dims, shares):
     graph = toys.twins()
-    space = space_of(graph, num_devices, dims)
+    num_nodes = 2 if num_devices % 2 == 0 else 1
+    space = space_of(graph, num_devices, dims, num_nodes)
     rng = np.random.default_rng(0)
     strategy = space.random_strategy(rng)
     for _ in range(300):
-        strategy = strategy.replace(space.random_change(rng, strategy, moves.Shares(layers)))
+        strategy = strategy.replace(space.random_change(rng, strategy, shares))
         check_strategy(graph, space.dimensions, strategy, num_devices)
         assert space.contains(strategy)
 
@@ -224,6 +228,72 @@ def test_random_placements_are_structured_or_anywhere():
     assert structured <= set(drawn)
     elsewhere = sum(config not in structured for config in drawn) / len(drawn)
     assert 0.5 * proposals.ANYWHERE_SHARE < elsewhere <= 1.1 * proposals.ANYWHERE_SHARE
+
+
+def test_whole_nodes_split_samples_inside_and_anything_across():
+    found = placement.on_nodes(toys.machine(8, 4))
+    assert [(each.start, each.samples, each.parameters) for each in found] == [
+        *((start, 2, 1) for start in (0, 2, 4, 6)),
+        *((start, *split) for start in (0, 4) for split in ((4, 1), (2, 2))),
+        (0, 8, 1),
+        (0, 2, 4),
+    ]
+    assert [each.samples for each in placement.on_nodes(toys.machine(6, 3))] == [
+        2,
+        2,
+        2,
+        4,
+        2,
+        6,
+        2,
+    ]
+    assert placement.on_nodes(toys.machine(4)) == ()
+    assert placement.on_nodes(toys.machine(5, 2)) == ()
+
+
+def test_a_layer_begins_on_nodes_of_its_own():
+    graph = toys.chain((32, 64, 512, 64))
+    space = space_of(graph, 8, num_nodes=4)
+    heaviest = space.families[space.heaviest][0]
+    assert graph.operators[heaviest].output.shape == (32, 512)
+    where = [(each.start, each.parameters) for each in space.on_nodes].index((4, 2))
+    strategy = space.layer_on_nodes(space.heaviest, where, len(space.on_nodes) - 2)
+    assert strategy.configs[heaviest] == ParallelConfig((2, 2), (4, 6, 5, 7))
+    for number, operator in enumerate(graph.operators):
+        if operator.weights and number != heaviest:
+            assert strategy.configs[number] == ParallelConfig((8, 1), tuple(range(8)))
+
+
+def test_changes_to_whole_nodes_keep_the_heaviest_layer_and_are_on_whole_nodes():
+    graph = toys.diamond(48)
+    space = space_of(graph, 8, num_nodes=4)
+    heaviest = space.families[space.heaviest][0]
+    last = len(space.on_nodes) - 2
+    strategy = space.layer_on_nodes(space.heaviest, 0, last)
+    kept = strategy.configs[heaviest]
+    allowed = {
+        family: {
+            space.layer_on_nodes(family, where, last).configs[space.families[family][0]]
+            for where in range(len(space.on_nodes))
+        }
+        for family in range(len(space.families))
+        if not space.is_input[family]
+    }
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(1000):
+        change = space.random_change(rng, strategy, moves.Shares(nodes=1.0))
+        branches = {change[n].devices for n in (2, 3) if n in change}
+        # The sum has no weights, and goes along.
+        assert not branches or change[4].devices in branches
+        strategy = strategy.replace(change)
+        assert strategy.configs[heaviest] == kept
+        for family, configs in allowed.items():
+            assert strategy.configs[space.families[family][0]] in configs
+        seen.add(strategy)
+    for family, configs in allowed.items():
+        first = space.families[family][0]
+        assert first == heaviest or {each.configs[first] for each in seen} == configs
 
 
 def test_inputs_of_the_model_are_never_placed():
