@@ -154,10 +154,10 @@ def _starts_on_nodes(problem: Problem, tracker: Tracker) -> list[Evaluation]:
 def _plans(problem: Problem, num_chains: int) -> list[tuple[Stage, ...]]:
     """What chains do before the usual cycles, by number of the chain.
 
-    On several nodes two of four start from whole nodes, and three of four of those beyond.
+    On several nodes all but two start from whole nodes.
     """
     if problem.space.on_nodes:
-        return [ON_LAYERS if n % 4 == 0 or n == 2 else ON_NODES for n in range(num_chains)]
+        return [ON_LAYERS if n in (0, 2) else ON_NODES for n in range(num_chains)]
     return [ON_LAYERS if problem.space.places else IN_PLACE] * num_chains
 
 
