@@ -20,6 +20,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Stage:
     shares: Shares
     hot: float
     cold: float
-    then: str
+    then: Literal["best", "origin", "again"]
 
 
 USUAL_CYCLES = 6.0
@@ -84,7 +85,10 @@ ON_NODES = (
 """Layers on whole nodes first; then details, shortly, to see what comes of these; then at length
 those of which most came."""
 ORIGINS = 4
-"""What share of chains is worth to begin again where they did: one in so many."""
+"""Of so many chains, one began where others begin again."""
+STARTS_SHARE = 0.05
+"""Of a budget of seconds, to simulate starts on whole nodes: with a thousand devices each takes
+long."""
 LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
@@ -115,13 +119,13 @@ def search(
 
 
 def _start(problem: Problem, tracker: Tracker, seed: int, num_cores: int) -> list[Chain]:
-    """Chains from given strategies by turns, one from anywhere; every other from whole nodes."""
+    """Chains from given strategies by turns, and one from anywhere; on nodes, from whole ones."""
     most = max(MOST_CHAINS, num_cores)
     plans = _plans(problem, most)
     on_nodes = _starts_on_nodes(problem, tracker) if ON_NODES in plans else []
     chains = []
     for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(most)):
-        starts = on_nodes if plans[number] is ON_NODES else problem.starts
+        starts = (on_nodes if plans[number] is ON_NODES else ()) or problem.starts
         start = starts[plans[:number].count(plans[number]) % len(starts)]
         state = ChainState(start, start)
         chains.append(Chain(number, np.random.default_rng(sequence), state, 0, start))
@@ -142,12 +146,15 @@ def _starts_on_nodes(problem: Problem, tracker: Tracker) -> list[Evaluation]:
     By number of nodes and by what is split across them; the fastest first.
     """
     space, found = problem.space, []
+    everywhere = space.all_on_nodes(len(space.on_nodes) - 2)
+    most_seconds = STARTS_SHARE * (tracker.budget.seconds or math.inf)
     for where, place in enumerate(space.on_nodes):
-        if place.start == 0 and tracker.spent() is None:
-            strategy = space.layer_on_nodes(space.heaviest, where, len(space.on_nodes) - 2)
-            if problem.lowering.num_pairs(strategy) <= MOST_PAIRS:
-                found.append(problem.objective.evaluate(strategy))
-                tracker.offer(found[-1])
+        if place.start or tracker.spent() is not None or tracker.seconds > most_seconds:
+            continue
+        strategy = space.layer_on_nodes(everywhere, space.heaviest, where)
+        if problem.lowering.num_pairs(strategy) <= MOST_PAIRS:
+            found.append(problem.objective.evaluate(strategy))
+            tracker.offer(found[-1])
     return sorted(found, key=lambda evaluation: evaluation.rank)
 
 

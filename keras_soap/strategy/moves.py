@@ -70,10 +70,7 @@ class Moves(NamedTuple):
     sizes: np.ndarray  # (sizes, 3): parts, first choice, end of choices
     choices: np.ndarray  # (choices, dimensions): degrees; 1 beyond those of the operator
     names: np.ndarray  # (operators, dimensions): number of a dimension's name; -1 beyond
-    across: (
-        np.ndarray
-    )  # int8 (families, dimensions): 1 if it may be split across nodes: parameters,
-    # and of operators without weights the last axis
+    across: np.ndarray  # int8 (families, dimensions), 1 if nodes split it: see `_splits_across`
     on_nodes: np.ndarray  # (places, 3): `placement.OnNodes`
     node_choice: np.ndarray  # (families, places): how it is split there; -1 for inputs
     heaviest: int  # the family with weights that computes the most
@@ -167,7 +164,7 @@ def make_moves(space: "SearchSpace") -> Moves:
 
 
 def _splits_across(space: "SearchSpace", most: int) -> np.ndarray:
-    """As `Moves.across`."""
+    """As `Moves.across`: dimensions of parameters; without weights, those of the last axis."""
     result = np.zeros((len(space.families), most), np.int8)
     for family, members in enumerate(space.families):
         operator = space.graph.operators[members[0]]
@@ -183,19 +180,23 @@ def _splits_across(space: "SearchSpace", most: int) -> np.ndarray:
 def _node_choices(space: "SearchSpace", across: np.ndarray) -> np.ndarray:
     """As `Moves.node_choice`: into as many parts as can be, of samples rather than others."""
     result = np.full((len(space.families), len(space.on_nodes)), -1, np.int64)
+    limits = {(nodes.samples, nodes.parameters) for nodes in space.on_nodes}
     for family, members in enumerate(space.families):
-        inside = np.array([d.kind == DimensionKind.SAMPLE for d in space.dimensions[members[0]]])
-        split = []
-        for degrees in () if space.is_input[family] else space.degrees[family]:
-            of = np.array(degrees)
-            outside = across[family, : len(of)] == 1
-            if (of[~(inside | outside)] == 1).all():
-                split.append((int(of[inside].prod()), int(of[outside].prod()), degrees))
-        for place, nodes in enumerate(space.on_nodes):
-            fitting = [s for s in split if s[0] <= nodes.samples and s[1] <= nodes.parameters]
-            if fitting:
-                best = max(fitting, key=lambda each: (each[0] * each[1], each[0]))
-                result[family, place] = space.choice(family, best[2])
+        if space.is_input[family]:
+            continue
+        dimensions = space.dimensions[members[0]]
+        shape = len(space.degrees[family]), len(dimensions)
+        degrees = np.array(space.degrees[family], np.int64).reshape(shape)
+        inside = np.array([d.kind == DimensionKind.SAMPLE for d in dimensions], bool)
+        outside = across[family, : len(dimensions)] == 1
+        samples, others = degrees[:, inside].prod(axis=1), degrees[:, outside].prod(axis=1)
+        plain = samples * others == degrees.prod(axis=1)
+        best = {}
+        for most in limits:
+            fits = plain & (samples <= most[0]) & (others <= most[1])
+            row = int(np.lexsort((samples, np.where(fits, samples * others, 0)))[-1])
+            best[most] = space.choice(family, space.degrees[family][row])
+        result[family] = [best[nodes.samples, nodes.parameters] for nodes in space.on_nodes]
     return result
 
 

@@ -116,15 +116,19 @@ class SearchSpace:
             total += float(registry.find(operator.kind).flops(operator, region)[0])
         return total
 
-    def layer_on_nodes(self, family: int, where: int, others: int) -> Strategy:
-        """The strategy with a layer on `on_nodes[where]`, and all others on `on_nodes[others]`."""
+    def all_on_nodes(self, where: int) -> Strategy:
+        """The strategy with everything on `on_nodes[where]`."""
         change: Change = {}
-        for each in range(len(self.families)):
-            proposals.propose_on_nodes(self.moves, each, others)
-            change.update(self._proposed())
-        proposals.propose_on_nodes(self.moves, family, where)
-        change.update(self._proposed())
+        for family in range(len(self.families)):
+            if not set(self.families[family]) <= set(change):
+                proposals.propose_on_nodes(self.moves, family, where)
+                change = self._proposed() | change
         return Strategy(tuple(change.get(n, FED) for n in range(len(self.graph.operators))))
+
+    def layer_on_nodes(self, strategy: Strategy, family: int, where: int) -> Strategy:
+        """`strategy`, with a family and what lies around it on `on_nodes[where]`."""
+        proposals.propose_on_nodes(self.moves, family, where)
+        return strategy.replace(self._proposed())
 
     def choice(self, family: int, degrees: tuple[int, ...]) -> int:
         """Number of the choice of these degrees."""

@@ -257,7 +257,8 @@ def test_a_layer_begins_on_nodes_of_its_own():
     heaviest = space.families[space.heaviest][0]
     assert graph.operators[heaviest].output.shape == (32, 512)
     where = [(each.start, each.parameters) for each in space.on_nodes].index((4, 2))
-    strategy = space.layer_on_nodes(space.heaviest, where, len(space.on_nodes) - 2)
+    strategy = space.all_on_nodes(len(space.on_nodes) - 2)
+    strategy = space.layer_on_nodes(strategy, space.heaviest, where)
     assert strategy.configs[heaviest] == ParallelConfig((2, 2), (4, 6, 5, 7))
     for number, operator in enumerate(graph.operators):
         if operator.weights and number != heaviest:
@@ -268,12 +269,12 @@ def test_changes_to_whole_nodes_keep_the_heaviest_layer_and_are_on_whole_nodes()
     graph = toys.diamond(48)
     space = space_of(graph, 8, num_nodes=4)
     heaviest = space.families[space.heaviest][0]
-    last = len(space.on_nodes) - 2
-    strategy = space.layer_on_nodes(space.heaviest, 0, last)
+    everywhere = space.all_on_nodes(len(space.on_nodes) - 2)
+    strategy = space.layer_on_nodes(everywhere, space.heaviest, 0)
     kept = strategy.configs[heaviest]
     allowed = {
         family: {
-            space.layer_on_nodes(family, where, last).configs[space.families[family][0]]
+            space.layer_on_nodes(everywhere, family, where).configs[space.families[family][0]]
             for where in range(len(space.on_nodes))
         }
         for family in range(len(space.families))
