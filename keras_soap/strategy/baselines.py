@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keras_soap.graph.operator_graph import INPUT, LOSS_KINDS, Operator, OperatorGraph
-from keras_soap.graph.region import whole
-from keras_soap.operators import registry
 from keras_soap.operators.rule import Dimension, DimensionKind
 from keras_soap.strategy.parallel_config import ParallelConfig
-from keras_soap.strategy.search_space import families
+from keras_soap.strategy.search_space import families, forward_flops
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.topology.device_topology import DeviceTopology
 
@@ -190,8 +188,7 @@ def _stages(graph: OperatorGraph, most: int) -> list[_Stage]:
     work: dict[str, float] = {}
     for operator in graph.operators:
         if operator.layer:
-            flops = registry.find(operator.kind).flops(operator, whole(1, operator.output.shape))
-            work[operator.layer] = work.get(operator.layer, 0.0) + float(flops[0])
+            work[operator.layer] = work.get(operator.layer, 0.0) + forward_flops(operator)
     stages: list[_Stage] = []
     mean = sum(work.values()) / max(sum(of > 0 for of in work.values()), 1)
     for layer, of in work.items():

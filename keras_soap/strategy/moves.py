@@ -191,10 +191,12 @@ def _node_choices(space: "SearchSpace", across: np.ndarray) -> np.ndarray:
         outside = across[family, : len(dimensions)] == 1
         samples, others = degrees[:, inside].prod(axis=1), degrees[:, outside].prod(axis=1)
         plain = samples * others == degrees.prod(axis=1)
+        order = np.arange(len(degrees))
         best = {}
         for most in limits:
             fits = plain & (samples <= most[0]) & (others <= most[1])
-            row = int(np.lexsort((samples, np.where(fits, samples * others, 0)))[-1])
+            # The first, if several are as good.
+            row = int(np.lexsort((-order, samples, np.where(fits, samples * others, 0)))[-1])
             best[most] = space.choice(family, space.degrees[family][row])
         result[family] = [best[nodes.samples, nodes.parameters] for nodes in space.on_nodes]
     return result

@@ -12,7 +12,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,8 +112,3 @@ def on_nodes(topology: DeviceTopology) -> tuple[OnNodes, ...]:
 def every(size: int, num_devices: int) -> Iterator[tuple[int, ...]]:
     """All ordered choices of `size` different devices."""
     return itertools.permutations(range(num_devices), size)
-
-
-def canonical(devices: Sequence[int], symmetries: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The smallest of the images of `devices` under `symmetries` (permutations of devices)."""
-    return min(tuple(image[device] for device in devices) for image in symmetries)

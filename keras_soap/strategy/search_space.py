@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_soap.errors import SearchError
-from keras_soap.graph.operator_graph import INPUT, OperatorGraph
+from keras_soap.graph.operator_graph import INPUT, Operator, OperatorGraph
 from keras_soap.graph.region import whole
 from keras_soap.operators import registry
 from keras_soap.operators.rule import Dimension
@@ -109,12 +109,7 @@ class SearchSpace:
         return max(weighted or placed, key=self._work)
 
     def _work(self, family: int) -> float:
-        total = 0.0
-        for number in self.families[family]:
-            operator = self.graph.operators[number]
-            region = whole(1, operator.output.shape)
-            total += float(registry.find(operator.kind).flops(operator, region)[0])
-        return total
+        return sum(forward_flops(self.graph.operators[number]) for number in self.families[family])
 
     def all_on_nodes(self, where: int) -> Strategy:
         """The strategy with everything on `on_nodes[where]`."""
@@ -280,6 +275,12 @@ class SearchSpace:
             ends += [edge.consumer for edge in self.graph.out_edges[number]]
             pairs += [(number, end) for end in ends if end not in members]
         return tuple(dict.fromkeys(pairs))
+
+
+def forward_flops(operator: Operator) -> float:
+    """Operations of all of an operator's forward pass."""
+    rule = registry.find(operator.kind)
+    return float(rule.flops(operator, whole(1, operator.output.shape))[0])
 
 
 def families(graph: OperatorGraph) -> tuple[tuple[int, ...], ...]:
