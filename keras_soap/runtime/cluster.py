@@ -55,7 +55,8 @@ LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-"""Errors of steps and meetings that a client is missing from, if they speak of the cluster."""
+"""Errors of steps and meetings that a client is missing from for certain, if they speak of the
+cluster."""
 
 OF_CLUSTER = re.compile("collective|coordination|grpc|heartbeat", re.IGNORECASE)
 """What such errors speak of."""
@@ -186,9 +187,11 @@ class Cluster:
         with self.watch.waiting():
             try:
                 yield
-            except LOST as error:
-                if OF_CLUSTER.search(str(error)):
-                    self.watch.explain(what)
+            except tf.errors.OpError as error:
+                # Where a client is missing, what fails first may be cancelled for that, or speak of
+                # a connection: only probes tell these errors from those of the model.
+                speaks = OF_CLUSTER.search(str(error)) is not None
+                self.watch.explain(what, is_of_cluster=speaks and isinstance(error, LOST))
                 raise
 
     def _read(self, key: str, client: int, what: str, deadline: float, timeout_s: float) -> str:

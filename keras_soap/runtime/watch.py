@@ -72,6 +72,7 @@ class Watch:
         self._stopping = threading.Event()
         self._ended: dict[int, float] = {}
         self._silent_since: dict[int, float] = {}
+        self._answered: dict[int, float] = {}
         self._waiting_since: dict[int, float] = {}
         self._has_failed = False
         self._thread = threading.Thread(target=self._run, name="keras_soap_watch", daemon=True)
@@ -109,14 +110,27 @@ class Watch:
             if outer is None:
                 del self._waiting_since[me]
 
-    def explain(self, what: str) -> None:
+    def explain(self, what: str, is_of_cluster: bool) -> None:
         """Raises the error that names who is lost as soon as that is clear; returns if nobody is.
 
         Args:
             what: What this client is at.
+            is_of_cluster: Whether the error that is to be explained speaks of the cluster. If not,
+                nobody is lost once all others have answered a probe that began after it.
         """
-        self._found.wait(self._timeout_s + 4 * PERIOD_S)
+        began = time.monotonic()
+        deadline = began + self._timeout_s + 4 * PERIOD_S
+        while not self._found.wait(PERIOD_S / 4) and time.monotonic() < deadline:
+            if not is_of_cluster and self._all_have_answered(began):
+                break
         self.check(what)
+
+    def _all_have_answered(self, since: float) -> bool:
+        return all(
+            client in self._ended or self._answered.get(client, since) > since
+            for client in range(self._spec.num_clients)
+            if client != self._spec.client
+        )
 
     def _run(self) -> None:
         while not self._stopping.is_set() and self._lost is None:
@@ -155,6 +169,7 @@ class Watch:
             self._put(_seen(self._spec.client))
 
     def _probe(self, client: int) -> None:
+        began = time.monotonic()
         try:
             context.context().check_collective_ops_peer_health(
                 f"/job:worker/replica:0/task:{client}", int(1e3 * PROBE_TIMEOUT_S)
@@ -173,6 +188,7 @@ class Watch:
                 how = f"has not answered for {silent_s:.0f} s: it hangs, or cannot be reached"
                 self._lose(client, how)
         else:
+            self._answered[client] = began
             self._silent_since.pop(client, None)
 
     def _has_said_farewell(self, client: int) -> bool:
