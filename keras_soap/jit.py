@@ -7,18 +7,26 @@
    references to count, which would cost more than the work. Nothing is compiled that Python or C
    would call them through, which would be most of the code.
 3. Of processes that need the same kernel, one compiles it, and the others wait for its cache.
+4. An index of an array counts from its beginning. As a rule numba looks whether each one is below
+   0, and so counts from the end, for which it has to have the lengths of all arrays at hand: walks
+   took a fifth longer. It has no option for that, so the function that does it is replaced while it
+   compiles. A numba without that function compiles as it does.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np import arrayobj
 
 from keras_soap.locks import locked
 
+_OF_INDICES = "fix_integer_index"
 _HAVE_CONSTANTS = ("tasks/all_reduce.py", "topology/device_topology.py")
 
 
@@ -60,6 +68,24 @@ def entry(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
+@contextlib.contextmanager
+def _counting_from_the_beginning() -> Iterator[None]:
+    """What is compiled meanwhile takes indices as they are; see rule 4."""
+
+    def as_it_is(context: Any, builder: Any, kind: Any, index: Any, _: Any) -> Any:
+        return context.cast(builder, index, kind, types.intp if kind.signed else types.uintp)
+
+    with global_compiler_lock:
+        usual = getattr(arrayobj, _OF_INDICES, None)
+        if usual is not None:
+            setattr(arrayobj, _OF_INDICES, as_it_is)
+        try:
+            yield
+        finally:
+            if usual is not None:
+                setattr(arrayobj, _OF_INDICES, usual)
+
+
 def _in_turn(dispatcher: Any) -> Callable[..., Any]:
     """What compiles or loads an `entry` function, under a lock."""
     compile_or_load = dispatcher.compile
@@ -67,6 +93,7 @@ def _in_turn(dispatcher: Any) -> Callable[..., Any]:
 
     def compile_in_turn(*signature: Any) -> Any:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_counting_from_the_beginning())
             with contextlib.suppress(OSError):  # Where files cannot be written each compiles.
                 stack.enter_context(locked(path))
             return compile_or_load(*signature)

@@ -1,9 +1,12 @@
-"""Kernels are compiled once, however many processes need them."""
+"""Kernels are compiled once, however many processes need them; their indices are not looked at."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_soap import jit
@@ -17,6 +20,10 @@ def total(values):
     for value in values:
         result += value
     return result
+
+@entry
+def at(values, index):
+    return values[index]
 """
 CALL = """
 import sys
@@ -62,3 +69,31 @@ def test_it_is_known_whether_a_kernel_is_on_disk(folder, monkeypatch):
     assert not jit.is_compiled(own_kernel.total)
     assert own_kernel.total((1, 2)) == 3
     assert jit.is_compiled(own_kernel.total)
+
+
+def test_compiled_code_does_not_look_whether_an_index_counts_from_the_end(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    import own_kernel
+
+    values = np.arange(4)
+    assert own_kernel.at(values[1:], 2) == 3
+    assert own_kernel.at(values[1:], -1) == 0, "what lies before it, not its last"
+
+
+def test_no_kernel_writes_an_index_that_counts_from_the_end():
+    kernels = 0
+    for path in Path(jit.__file__).parent.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            if not {"entry", "njit", "inline"} & set(map(ast.unparse, function.decorator_list)):
+                continue
+            kernels += 1
+            for node in ast.walk(function):
+                if isinstance(node, ast.Subscript):
+                    indices = getattr(node.slice, "elts", [node.slice])
+                    assert not any(
+                        isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.USub)
+                        for index in indices
+                    ), f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+    assert kernels > 50

@@ -114,12 +114,48 @@ def _time(machine, tables, config, part, devices, which):
 
 
 @njit
-def _stages(machine, tables, state, n, row, backward, devices, used):
-    """Makes the tasks of the stages of one direction."""
+def _copy_tasks(state, source, target, count):
+    """Makes tasks that take as long as others, and hold the same."""
+    for i in range(count):
+        state.task[target + i, TIME] = state.task[source + i, TIME]
+        state.task[target + i, RESOURCE] = state.task[source + i, RESOURCE]
+
+
+@njit
+def _combine(machine, tables, state, combine, row, devices, used):
+    """Makes the tasks of a combine; gives the bytes moved (-1: no space) and scratch used."""
+    moved = 0
+    for group in range(combine[COMB_COUNT]):
+        reduction = tables.reduction[combine[COMB_REDUCTION] + group]
+        if reduction[RED_COUNT] > 1:
+            more, used = _reduce(machine, tables, state, reduction, devices, row + group, used)
+            if more < 0:
+                return -1, used
+            moved += more
+    return moved, used
+
+
+@njit
+def _stages(machine, tables, state, n, row, forward, devices, used):
+    """Makes the tasks of the stages of one direction.
+
+    Args:
+        machine, tables, state, devices: As of `build_operator`.
+        n: The operator.
+        row: Where its tasks of this direction begin.
+        forward: Where those of the forward direction begin, whose combines cost the same; -1 if
+            this is that direction.
+        used: Of scratch.
+
+    Returns:
+        The bytes that combines move in this direction (-1: no space), and in the backward one; the
+        shortest time of a part; scratch used.
+    """
     config = tables.config[state.op[n, AT_CONFIG]]
     parts, stages, width = config[CONFIG_PARTS], config[CONFIG_STAGES], config[CONFIG_WIDTH]
-    shortest = 0
-    moved = 0
+    backward = forward >= 0
+    shortest, moved, moved_back = 0, 0, 0
+    of_stage, known = 0, -1
     for stage in range(stages):
         least = NEVER
         for part in range(parts):
@@ -134,18 +170,25 @@ def _stages(machine, tables, state, n, row, backward, devices, used):
         if stage < stages - 1:
             at = stages - 2 - stage if backward else stage
             combine = tables.combine[config[CONFIG_COMBINE] + at]
-            if not backward or combine[COMB_SUMS]:
-                for group in range(combine[COMB_COUNT]):
-                    reduction = tables.reduction[combine[COMB_REDUCTION] + group]
-                    if reduction[RED_COUNT] > 1:
-                        more, used = _reduce(
-                            machine, tables, state, reduction, devices, row + parts + group, used
-                        )
-                        if more < 0:
-                            return -1, 0, used
-                        moved += more
+            if backward:
+                if combine[COMB_SUMS]:
+                    like = forward + at * width + parts
+                    _copy_tasks(state, like, row + parts, combine[COMB_COUNT])
+            else:
+                if combine[COMB_REDUCTION] == known:
+                    _copy_tasks(state, row + parts - width, row + parts, combine[COMB_COUNT])
+                else:
+                    of_stage, used = _combine(
+                        machine, tables, state, combine, row + parts, devices, used
+                    )
+                    if of_stage < 0:
+                        return -1, 0, 0, used
+                    known = combine[COMB_REDUCTION]
+                moved += of_stage
+                if combine[COMB_SUMS]:
+                    moved_back += of_stage
         row += width
-    return moved, shortest, used
+    return moved, moved_back, shortest, used
 
 
 @njit
@@ -166,17 +209,17 @@ def build_operator(machine, model, tables, state, n):
     at[AT_TASKS] = first
     at[AT_NUM_TASKS] = num_tasks
     set_block_rows(model, tables, state, n)
-    moved, at[AT_MIN_F], used = _stages(machine, tables, state, n, first, 0, devices, 0)
+    moved, moved_back, at[AT_MIN_F], used = _stages(
+        machine, tables, state, n, first, -1, devices, 0
+    )
     if moved < 0:
         return False
     at[AT_BYTES] = moved
     at[AT_MIN_B] = 0
     if model.op[n, OP_BACKWARD]:
         row = state.block_row[model.op[n, OP_BLOCK_B]]
-        moved, at[AT_MIN_B], used = _stages(machine, tables, state, n, row, 1, devices, used)
-        if moved < 0:
-            return False
-        at[AT_BYTES] += moved
+        _, _, at[AT_MIN_B], used = _stages(machine, tables, state, n, row, first, devices, used)
+        at[AT_BYTES] += moved_back
         if model.op[n, OP_WEIGHTS]:
             row += config[CONFIG_STAGES] * config[CONFIG_WIDTH]
             for part in range(parts):
@@ -233,33 +276,75 @@ def free_operator(state, at):
 
 
 @njit
-def weigh_operator(machine, model, tables, state, n, sign):
-    """Adds the work and the memory of operator `n` to what is proposed, or takes them away."""
+def _weigh_task(state, row, times):
+    """Adds a task to the proposed work, so many times."""
+    time = state.task[row, TIME]
+    if time < 0:
+        return
+    load, ints, resource = state.load[1], state.ints, state.task[row, RESOURCE]
+    if resource >= 0:
+        load[resource] += times * time
+    else:
+        links = -1 - resource
+        for k in range(links + 1, links + 1 + ints[links]):
+            load[ints[k]] += times * time
+
+
+@njit
+def weigh_parts(machine, model, tables, state, n, number, devices, sign):
+    """Adds what operator `n` computes to the proposed work, or takes it away.
+
+    That is all that it does but for what `weigh_others` adds.
+
+    Args:
+        machine, model, tables, state, n: As of `build_operator`.
+        number: The configuration, whose tasks need not be built.
+        devices: Of its parts.
+        sign: 1 to add, -1 to take away.
+    """
+    config, load = tables.config[number], state.load[1]
+    last = TIME_F
+    if model.op[n, OP_BACKWARD]:
+        last = TIME_W if model.op[n, OP_WEIGHTS] else TIME_B
+    for part in range(config[CONFIG_PARTS]):
+        compute = machine.compute[devices[part]]
+        for which in range(TIME_F, last + 1):
+            load[compute] += sign * _time(machine, tables, config, part, devices, which)
+
+
+@njit
+def weigh_others(machine, model, tables, state, n, sign):
+    """Adds reductions, updates, reports and memory of operator `n` to what is proposed.
+
+    With a `sign` of -1 they are taken away.
+    """
     at = state.op[n]
-    load, memory = state.load[1], state.memory[1]
-    task, ints = state.task, state.ints
-    first, num_tasks = at[AT_TASKS], at[AT_NUM_TASKS]
+    load, memory, task, ints = state.load[1], state.memory[1], state.task, state.ints
     config = tables.config[at[AT_CONFIG]]
-    parts = config[CONFIG_PARTS]
+    parts, stages, width = config[CONFIG_PARTS], config[CONFIG_STAGES], config[CONFIG_WIDTH]
+    row, times = at[AT_TASKS] + parts, 0
+    for stage in range(stages - 1):
+        # The same forward and backward, and often in the stages that follow.
+        combine = tables.combine[config[CONFIG_COMBINE] + stage]
+        times += 2 if model.op[n, OP_BACKWARD] and combine[COMB_SUMS] else 1
+        following = tables.combine[config[CONFIG_COMBINE] + min(stage + 1, stages - 2)]
+        if stage == stages - 2 or following[COMB_REDUCTION] != combine[COMB_REDUCTION]:
+            for group in range(combine[COMB_COUNT]):
+                _weigh_task(state, row + group, sign * times)
+            times = 0
+        row += width
+    owns = model.op[n, OP_FIRST] == n
+    if owns and model.op[n, OP_SHARERS] < model.op[n, OP_SHARERS_END]:
+        row = state.block_row[model.op[n, OP_BLOCK_S]]
+        for of in range(row, row + config[CONFIG_REDUCTIONS] + parts):
+            _weigh_task(state, of, sign)
     if model.op[n, OP_REPORT_BYTES]:
-        num_tasks -= parts
-        for row in range(first + num_tasks, first + num_tasks + parts):
+        first = state.block_row[model.op[n, OP_BLOCK_R]]
+        for row in range(first, first + parts):
             if task[row, TIME] >= 0:
                 route = task[row, RESOURCE] * machine.num_devices + _REPORT_DEVICE
                 for k in range(machine.route_offsets[route], machine.route_offsets[route + 1]):
                     load[ints[k]] += sign * task[row, TIME]
-    for row in range(first, first + num_tasks):
-        time = sign * task[row, TIME]
-        if task[row, TIME] < 0:
-            continue
-        resource = task[row, RESOURCE]
-        if resource >= 0:
-            load[resource] += time
-        else:
-            links = -1 - resource
-            for k in range(links + 1, links + 1 + ints[links]):
-                load[ints[k]] += time
-    owns = model.op[n, OP_FIRST] == n
     for part in range(parts):
         row = config[CONFIG_ROW] + part
         num_bytes = tables.row[row, ROW_OUTPUTS]
@@ -268,20 +353,3 @@ def weigh_operator(machine, model, tables, state, n, sign):
         memory[ints[at[AT_DEVICES] + part]] += sign * num_bytes
     state.scalar[NEW_MOVED_BYTES] += sign * at[AT_BYTES]
     state.scalar[NEW_NUM_ROWS] += sign * at[AT_NUM_TASKS]
-
-
-@njit
-def weigh_wanted(machine, model, tables, state, n, sign):
-    """Adds what operator `n` computes as wanted to the proposed work, or takes it away.
-
-    Of what `weigh_operator` adds once its tasks are built, all but its reductions and updates.
-    """
-    config = tables.config[state.wanted_config[n]]
-    last = TIME_F
-    if model.op[n, OP_BACKWARD]:
-        last = TIME_W if model.op[n, OP_WEIGHTS] else TIME_B
-    for part in range(config[CONFIG_PARTS]):
-        device = state.wanted_devices[n, part]
-        for which in range(TIME_F, last + 1):
-            time = _time(machine, tables, config, part, state.wanted_devices[n], which)
-            state.load[1, machine.compute[device]] += sign * time

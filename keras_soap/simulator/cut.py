@@ -156,7 +156,7 @@ def restore(machine, model, state, cut, position):
     ints, task, pair = state.ints, state.task, state.pair
     block, block_row = model.block, state.block_row
     save = min(position // state.save_every, len(state.saves))
-    which = state.save_which[save - 1]
+    which = state.save_which[save - 1] if save else 0
     last_end = resource.shape[1] - 1
     for number in range(resource.shape[1]):
         resource[0, number] = state.saves[save - 1, which, 0, number] if save else 0

@@ -277,7 +277,11 @@ def weigh_edge(machine, model, state, e, sign, remember):
     """Adds the transfers of edge `e` to the loads proposed, or takes them away.
 
     With `remember`, memory and bytes moved too, which `build_edge` has added already.
+
+    Returns:
+        The largest of the loads of its links, cores that copy aside: they may have capacities.
     """
+    longest = 0
     at = state.edge[e]
     pair, ints, load, memory = state.pair, state.ints, state.load[1], state.memory[1]
     gradient = model.edge[e, EDGE_GRADIENT]
@@ -288,12 +292,17 @@ def weigh_edge(machine, model, state, e, sign, remember):
         first = pair[k, P_LINKS] >> LINKS_BITS
         for link in range(first, first + (pair[k, P_LINKS] & LINKS_MASK)):
             load[ints[link]] += sign * pair[k, P_TIME]
+            if ints[link] >= machine.num_devices:
+                longest = max(longest, load[ints[link]])
         if gradient:
             first = pair[k, P_LINKS_B] >> LINKS_BITS
             for link in range(first, first + (pair[k, P_LINKS_B] & LINKS_MASK)):
                 load[ints[link]] += sign * pair[k, P_TIME_B]
+                if ints[link] >= machine.num_devices:
+                    longest = max(longest, load[ints[link]])
         if remember:
             memory[ints[targets + (pair[k, P_PARTS] & INDEX_MASK)]] += sign * pair[k, P_BYTES]
     if remember:
         state.scalar[NEW_MOVED_BYTES] += sign * at[PAIR_BYTES]
         state.scalar[NEW_NUM_ROWS] += sign * 2 * at[NUM_PAIRS]
+    return longest

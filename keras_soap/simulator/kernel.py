@@ -7,7 +7,8 @@
 3. With a limit, an edge of more than `PAIRS_OF_PROPOSAL` pairs counts as too long: on a thousand
    devices, rows for all parts of one operator with all of the next would take gigabytes.
 4. In a walk, which does not ask for the bytes of what it refuses, blocks are built no further once
-   what operators compute, or what they reduce as well, keeps a resource busy for too long.
+   what operators compute, what they reduce as well, or what moves along the edges built so far,
+   keeps a resource busy for too long.
 
 A call that needs a configuration or rows that are not there says so, and leaves all as it was.
 """
@@ -18,13 +19,14 @@ from keras_soap.simulator.blocks import (
     build_operator,
     free_operator,
     set_block_rows,
-    weigh_operator,
-    weigh_wanted,
+    weigh_others,
+    weigh_parts,
 )
 from keras_soap.simulator.cut import begin, find_cut, find_position, mark_bare, restore
 from keras_soap.simulator.edge_blocks import build_edge, free_edge, weigh_edge
 from keras_soap.simulator.layout import (
     AT_CONFIG,
+    AT_DEVICES,
     AT_INTS,
     AT_MIN_B,
     AT_MIN_F,
@@ -181,30 +183,33 @@ def _replace(machine, model, tables, state, limit):
     for i in range(num_changed):
         n = state.changed[i]
         _copy(state.saved_op, n, state.op, n)
-        if state.op[n, AT_CONFIG] >= 0:
-            weigh_operator(machine, model, tables, state, n, -1)
+        number = state.op[n, AT_CONFIG]
+        if number >= 0:
+            devices = state.ints[state.op[n, AT_DEVICES] :]
+            weigh_parts(machine, model, tables, state, n, number, devices, -1)
+            weigh_others(machine, model, tables, state, n, -1)
         state.op[n, AT_NUM_TASKS] = 0
         state.op[n, AT_INTS] = 0
-    if limit < NEVER:
-        for i in range(num_changed):
-            weigh_wanted(machine, model, tables, state, state.changed[i], 1)
-        longest = _busiest(machine, state)
-        for i in range(num_changed):
-            weigh_wanted(machine, model, tables, state, state.changed[i], -1)
-        if longest > limit:
-            scalar[NEED] = NEED_FEWER
-            return False
+    for i in range(num_changed):
+        n = state.changed[i]
+        number, devices = state.wanted_config[n], state.wanted_devices[n]
+        weigh_parts(machine, model, tables, state, n, number, devices, 1)
+    if limit < NEVER and _busiest(machine, state) > limit:
+        scalar[NEED] = NEED_FEWER
+        return False
     for i in range(num_changed):
         if not build_operator(machine, model, tables, state, state.changed[i]):
             return False
-        weigh_operator(machine, model, tables, state, state.changed[i], 1)
+        weigh_others(machine, model, tables, state, state.changed[i], 1)
     if limit < NEVER and _busiest(machine, state) > limit:
         scalar[NEED] = NEED_FEWER
         return False
     for i in range(num_edges):
         if not build_edge(machine, model, tables, state, state.changed_edges[i]):
             return False
-        weigh_edge(machine, model, state, state.changed_edges[i], 1, False)
+        if weigh_edge(machine, model, state, state.changed_edges[i], 1, False) > limit:
+            scalar[NEED] = NEED_FEWER
+            return False
     if 3 * (scalar[NEW_NUM_ROWS] + 2) > len(state.heap) or scalar[NEW_NUM_ROWS] + 2 > len(
         state.log
     ):
@@ -313,7 +318,7 @@ def run_change(machine, model, tables, state, limit):
     if not flat.simulate(machine, model, tables, state, cut, size, limit):
         scalar[NEW_STEP_NS] = limit + 1
         return EXCEEDED
-    longest = state.resource[0, -1]
+    longest = state.resource[0, state.resource.shape[1] - 1]
     scalar[NEW_STEP_NS] = longest
     return DONE if longest <= limit else EXCEEDED
 

@@ -91,8 +91,8 @@ TIME_F, TIME_B, TIME_W, TIME_U, TIMES_PER_CLASS = range(5)
 # Tables.reduction[reduction]: its parts in `members`; what is reduced.
 RED_MEMBERS, RED_COUNT, RED_ELEMENTS, RED_BYTES, RED_GATHERS, NUM_REDUCTION = range(6)
 
-# Tables.combine[combine]: for each part its group, in `members`; the groups' reductions; whether
-# gradients are summed.
+# Tables.combine[combine]: for each part its group, in `members`; the groups' reductions, which
+# combines that cost the same share; whether gradients are summed.
 COMB_GROUPS, COMB_REDUCTION, COMB_COUNT, COMB_SUMS, NUM_COMBINE = range(5)
 
 # State.op[operator]: configuration (-1: none yet); devices (in `ints`, followed by lists of links)

@@ -231,23 +231,33 @@ class TableMaker:
         config[CONFIG_STAGES] = len(combines) + 1
         config[CONFIG_COMBINE] = len(self._combine)
         most = 0
+        known: dict[tuple, np.ndarray] = {}
         for combine in combines:
             apart = [c for c, d in enumerate(dimensions) if d.name not in combine.over]
             groups = _groups(np.ascontiguousarray(indices[:, apart]))
-            first = len(self._reduction)
-            group_of = np.zeros(len(indices), np.int64)
-            for number, members in enumerate(groups):
-                group_of[members] = number
-                elements = combine.elements[members[0]]
-                self._add_reduction(members, elements, dtype_bytes(combine.dtype), False)
-            row = np.zeros(NUM_COMBINE, np.int64)
-            row[COMB_GROUPS] = len(self._members)
-            row[COMB_REDUCTION], row[COMB_COUNT] = first, len(groups)
+            elements = tuple(int(combine.elements[members[0]]) for members in groups)
+            # Steps of a recurrent layer combine alike, one after the other.
+            each = dtype_bytes(combine.dtype)
+            key = (each, tuple(apart), elements)
+            if key not in known:
+                known[key] = self._groups_row(groups, len(indices), elements, each)
+            row = known[key].copy()
             row[COMB_SUMS] = combine.reduction == "sum"
-            self._members.extend(group_of)
             self._combine.append(row)
             most = max(most, len(groups))
         config[CONFIG_WIDTH] = len(indices) + most
+
+    def _groups_row(self, groups, num_parts: int, elements, each: int) -> np.ndarray:
+        """A row of combines with the reductions of its groups."""
+        row = np.zeros(NUM_COMBINE, np.int64)
+        row[COMB_REDUCTION], row[COMB_COUNT] = len(self._reduction), len(groups)
+        group_of = np.zeros(num_parts, np.int64)
+        for number, members in enumerate(groups):
+            group_of[members] = number
+            self._add_reduction(members, elements[number], each, False)
+        row[COMB_GROUPS] = len(self._members)
+        self._members.extend(group_of)
+        return row
 
     def _add_reduction(self, members, elements, each, gathers: bool) -> None:
         row = np.zeros(NUM_REDUCTION, np.int64)

@@ -27,7 +27,7 @@ def simulate(
     # Of each resource as many places as it can run tasks at once, one after the other.
     places = np.zeros(len(capacity) + 1, np.int64)
     places[1:] = np.cumsum(capacity)
-    free = np.zeros(places[-1], np.int64)
+    free = np.zeros(places[len(capacity)], np.int64)
     chosen = places[:-1].copy()
     heap = np.empty(3 * (num_tasks + 1), np.int64)
     size = 0
