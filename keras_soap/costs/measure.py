@@ -132,13 +132,22 @@ class MeasuredProfile:
         looks = [self._entries[key].num_looks for key in part_keys(operator, regions)]
         return min(looks)
 
-    def measure_again(self, operator: Operator, regions: Regions) -> None:
-        """Measures parts of which something is known already."""
+    def measure_again(
+        self, operator: Operator, regions: Regions, keep_shorter: bool = False
+    ) -> None:
+        """Measures parts of which something is known already.
+
+        Args:
+            operator: An operator of the model.
+            regions: Of its parts.
+            keep_shorter: Whether of what was known and what is measured now the shorter counts,
+                rather than the latter.
+        """
         done: set[str] = set()
         for index, key in enumerate(part_keys(operator, regions)):
             if key not in done:
                 done.add(key)
-                self._measure(operator, regions, index, key, self._entries[key].num_looks + 1)
+                self._measure(operator, regions, index, key, self._entries[key], keep_shorter)
 
     def measure_updates(self) -> None:
         """Makes sure that updates of all sizes are known."""
@@ -192,7 +201,13 @@ class MeasuredProfile:
         return time
 
     def _measure(
-        self, operator: Operator, regions: Regions, index: int, key: str, num_looks: int = 1
+        self,
+        operator: Operator,
+        regions: Regions,
+        index: int,
+        key: str,
+        known: PartTime | None = None,
+        keep_shorter: bool = False,
     ) -> PartTime:
         time = self._run.measure_part(
             self._captured,
@@ -204,7 +219,11 @@ class MeasuredProfile:
             self._precision,
             self._cores,
         )
-        time = self._entries[key] = dataclasses.replace(time, num_looks=num_looks)
+        if known is not None:
+            if keep_shorter:
+                time = min(known, time, key=lambda one: one.forward_ns + one.backward_ns)
+            time = dataclasses.replace(time, num_looks=known.num_looks + 1)
+        self._entries[key] = time
         self._keep(self._cache_key(operator, key), time, operator.name)
         return time
 
