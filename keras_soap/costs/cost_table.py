@@ -31,7 +31,7 @@ class PartTime:
         relative_spread: Standard deviation of all together over their median.
         num_runs: Runs that the medians are over.
         weight_gradient_ns: Median time of the gradients of weights.
-        num_looks: How often it was measured, at different moments: see `MeasuredProfile.measure_again`.
+        num_looks: How often it was measured, at moments apart; see `MeasuredProfile.measure_again`.
     """
 
     forward_ns: int
