@@ -9,7 +9,7 @@
 3. Before these cycles chains are annealed (`Stage`): which layers share devices and which are apart
    decides the most, and is hard to change later, one operator at a time. Within a node and without
    O, chains change mostly whole layers. On several nodes they begin with layers on whole nodes, the
-   heaviest layer somewhere else in each, and go on to details; then they begin again, thrice, where
+   heaviest layer somewhere else in each, and go on to details; most chains then begin again where
    those did that found the best.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
@@ -33,6 +33,7 @@ from keras_soap.search.result import SearchResult, StopReason
 from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
 from keras_soap.strategy.moves import Shares
+from keras_soap.strategy.parallel_config import ParallelConfig
 
 FEWEST_CHAINS = 4
 MOST_CHAINS = 16
@@ -61,7 +62,6 @@ class Stage:
         hot, cold: From which sharpness to which chains are annealed.
         then: Where they stand at its end: `"best"`, at the best that each saw; `"origin"`, there,
             and that is where they may begin again; `"again"`, where the best of them began.
-        per_origin: How many then begin again at one place.
     """
 
     cycles: float
@@ -69,23 +69,23 @@ class Stage:
     hot: float
     cold: float
     then: Literal["best", "origin", "again"]
-    per_origin: int = 1
 
 
-ON_LAYERS = (Stage(6.0, LAYERS, HOT, LAYERS_COLD, "best"),)
+USUAL_CYCLES = 6.0
+"""How many are over when the usual ones begin."""
+ON_LAYERS = (Stage(USUAL_CYCLES, LAYERS, HOT, LAYERS_COLD, "best"),)
 """Which layers share devices is settled before details are."""
-IN_PLACE = (Stage(6.0, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "best"),)
+IN_PLACE = (Stage(USUAL_CYCLES, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "best"),)
 """The same without O, where layers only split in other ways."""
-DETAILS = Shares(layers=0.1)
 ON_NODES = (
     Stage(0.5, Shares(nodes=1.0), HOT, 300.0, "origin"),
-    Stage(1.5, DETAILS, 300.0, COLD, "again", 2),
-    Stage(2.75, DETAILS, 200.0, COLD, "again", 4),
-    Stage(4.5, DETAILS, 200.0, COLD, "again", 7),
-    Stage(7.5, DETAILS, 200.0, COLD, "best"),
+    Stage(1.75, Shares(layers=0.1), 300.0, COLD, "again"),
+    Stage(USUAL_CYCLES, Shares(layers=0.1), 200.0, COLD, "best"),
 )
-"""Layers on whole nodes first; then details, shortly, to see what comes of these; then of the half
-of them of which more came, in more chains and for longer, and so on (successive halving)."""
+"""Layers on whole nodes first; then details, shortly, to see what comes of these; then at length
+those of which most came."""
+ORIGINS = 4
+"""Of so many chains, one began where others begin again."""
 STARTS_SHARE = 0.05
 """Of a budget of seconds, to simulate starts on whole nodes: with a thousand devices each takes
 long."""
@@ -122,10 +122,10 @@ def _start(problem: Problem, tracker: Tracker, seed: int, num_cores: int) -> lis
     """Chains from given strategies by turns, and one from anywhere; on nodes, from whole ones."""
     most = max(MOST_CHAINS, num_cores)
     plans = _plans(problem, most)
-    on_nodes = _starts_on_nodes(problem, tracker) if problem.space.on_nodes else []
+    on_nodes = _starts_on_nodes(problem, tracker) if ON_NODES in plans else []
     chains = []
     for number, sequence in enumerate(np.random.SeedSequence(seed).spawn(most)):
-        starts = (on_nodes if plans[number][0] is ON_NODES[0] else ()) or problem.starts
+        starts = (on_nodes if plans[number] is ON_NODES else ()) or problem.starts
         start = starts[plans[:number].count(plans[number]) % len(starts)]
         state = ChainState(start, start)
         chains.append(Chain(number, np.random.default_rng(sequence), state, 0, start))
@@ -161,12 +161,10 @@ def _starts_on_nodes(problem: Problem, tracker: Tracker) -> list[Evaluation]:
 def _plans(problem: Problem, num_chains: int) -> list[tuple[Stage, ...]]:
     """What chains do before the usual cycles, by number of the chain.
 
-    On several nodes all but two start from whole nodes. There are no more choices among places than
-    there are chains for.
+    On several nodes all but two start from whole nodes.
     """
     if problem.space.on_nodes:
-        on_nodes = tuple(s for s in ON_NODES if s.per_origin <= max(1, num_chains - 2))
-        return [ON_LAYERS if n in (0, 2) else on_nodes for n in range(num_chains)]
+        return [ON_LAYERS if n in (0, 2) else ON_NODES for n in range(num_chains)]
     return [ON_LAYERS if problem.space.places else IN_PLACE] * num_chains
 
 
@@ -215,7 +213,6 @@ class _Sampling:
         self.chains = chains
         self.num_cores = num_cores
         self.plans = _plans(problem, len(chains))
-        self.usual_cycles = max(plan[-1].cycles for plan in self.plans)
         self.cycles_over = self._cycles()
         self.start_sharpness = WARM
         self.gained_little = False
@@ -247,7 +244,7 @@ class _Sampling:
             for stage in plan:
                 if before < stage.cycles <= self.cycles_over:
                     self._leave(stage, [n for n, other in enumerate(self.plans) if other is plan])
-        if before >= self.usual_cycles and int(self.cycles_over) > int(before):
+        if before >= USUAL_CYCLES and int(self.cycles_over) > int(before):
             self._set_heat()
             self._restart()
         return None
@@ -289,9 +286,7 @@ class _Sampling:
 
     def _leave(self, stage: Stage, numbers: Sequence[int]) -> None:
         """Puts chains where the end of a stage says."""
-        origins = []
-        if stage.then == "again":
-            origins = self._best_origins(numbers, -(-len(numbers) // stage.per_origin))
+        origins = self._best_origins(numbers) if stage.then == "again" else []
         for turn, number in enumerate(numbers):
             chain = self.chains[number]
             origin, start = chain.origin, chain.state.best
@@ -303,23 +298,18 @@ class _Sampling:
             self.chains[number] = dataclasses.replace(chain, state=state, origin=origin)
         self.best_before_ns = self.tracker.best.step_time_ns
 
-    def _best_origins(self, numbers: Sequence[int], wanted: int) -> list[Evaluation]:
-        """Of the chains that found the best.
-
-        While there are more than two, of no more than half the heaviest layer lies alike.
-        """
+    def _best_origins(self, numbers: Sequence[int]) -> list[Evaluation]:
+        """Of the chains that found the best; of no more than half the heaviest layer lies alike."""
         ranked = sorted(numbers, key=lambda number: (self.chains[number].state.best.rank, number))
         heaviest = self.problem.space.families[self.problem.space.heaviest][0]
-        most_alike = -(-wanted // 2) if wanted > 2 else wanted
-        origins: list[Evaluation] = []
+        wanted = -(-len(ranked) // ORIGINS)
+        found: dict[ParallelConfig, list[Evaluation]] = {}
         for number in ranked:
             origin = self.chains[number].origin
-            if len(origins) == wanted or any(origin.strategy == o.strategy for o in origins):
-                continue
-            config = origin.strategy.configs[heaviest]
-            if sum(o.strategy.configs[heaviest] == config for o in origins) < most_alike:
-                origins.append(origin)
-        return origins
+            alike = found.setdefault(origin.strategy.configs[heaviest], [])
+            if len(alike) < -(-wanted // 2) and sum(map(len, found.values())) < wanted:
+                alike.append(origin)
+        return [origin for alike in found.values() for origin in alike]
 
     def _size(self) -> tuple[int | None, float | None]:
         """Proposals and seconds for each chain in the next round."""
