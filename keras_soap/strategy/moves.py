@@ -73,7 +73,7 @@ class Moves(NamedTuple):
     across: np.ndarray  # int8 (families, dimensions), 1 if nodes split it: see `_splits_across`
     on_nodes: np.ndarray  # (places, 3): `placement.OnNodes`
     node_choice: np.ndarray  # (families, places): how it is split there; -1 for inputs
-    heaviest: int  # the family with weights that computes the most
+    heaviest: int  # `SearchSpace.heaviest`
     stride_start: np.ndarray  # (devices + 2,) by number of parts
     strides: np.ndarray
     shares: np.ndarray  # float64 (kinds of changes,): `Shares` of what is drawn next
