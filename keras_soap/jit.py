@@ -8,8 +8,8 @@
    would call them through, which would be most of the code.
 3. Of processes that need the same kernel, one compiles it, and the others wait for its cache.
 4. An index of an array counts from its beginning. As a rule numba looks whether each one is below
-   0, and so counts from the end, for which it has to have the lengths of all arrays at hand, and walks
-   take longer. It has no option for that, so the function that does it is replaced while it
+   0, and so counts from the end. For that it has to have the lengths of all arrays at hand, and
+   walks take longer. It has no option for that, so the function that does it is replaced while it
    compiles. A numba without that function compiles as it does.
 """
 
