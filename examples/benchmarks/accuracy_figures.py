@@ -10,8 +10,11 @@ import numpy as np
 
 Pair = Mapping[str, Any]
 """`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, and in
-`processor_s` those of all cores together. In a round all strategies of a network take turns, so
-rounds of different strategies can be compared."""
+`processor_s` those of all cores together, and how fast cores were beside each other: `apart`. In a
+round all strategies of a network take turns, so rounds of different strategies can be compared."""
+
+LEAST_APART = 0.85
+"""How fast cores are beside each other in steps that count, of how fast they usually are."""
 
 CHANCE = 0.05
 """An order that rounds agree about less often by chance is decided."""
@@ -20,6 +23,33 @@ QUANTILE = 0.25
 """Of steps: what interferes only ever slows them. Of medians, means, minima and quartiles, of steps
 or of turns, relative to their round or not, halves of the rounds agreed best about the order of
 these; see `costs/README.md`."""
+
+
+def undisturbed(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs of one network with those steps only in which each core was one of its own.
+
+    As far as it usually is, on this machine. A turn may be left with no step, but not all of them.
+    """
+    ratios = [ratio for pair in pairs for turn in pair["apart"] for ratio in turn]
+    least = LEAST_APART * float(np.quantile(ratios, 0.75))
+    kept = []
+    for pair in pairs:
+        whole = [[ratio >= least for ratio in turn] for turn in pair["apart"]]
+        if any(map(any, whole)):
+            clocks = ("measured_s", "processor_s")
+            steps = {clock: list(map(_compress, pair[clock], whole)) for clock in clocks}
+            pair = {**pair, **steps}
+        kept.append(pair)
+    return kept
+
+
+def _compress(steps: Sequence[float], kept: Sequence[bool]) -> list[float]:
+    return list(itertools.compress(steps, kept))
+
+
+def num_steps(pairs: Sequence[Pair]) -> int:
+    """How many steps were measured."""
+    return sum(len(turn) for pair in pairs for turn in pair["measured_s"])
 
 
 def measured(pair: Pair) -> float:
@@ -37,14 +67,14 @@ def cores(pair: Pair) -> float:
 
 
 def halves(pair: Pair) -> tuple[Pair, Pair] | None:
-    """The pair by one half of its rounds, and by the other; None if there is but one.
+    """The pair by one half of its rounds, and by the other; None if one of them has no step.
 
     Two rounds that follow each other go opposite ways: each half has both ways.
     """
     turns = pair["measured_s"]
-    if len(turns) < 2:
-        return None
     of_half = [[turn for n, turn in enumerate(turns) if (n + 1) // 2 % 2 == h] for h in (0, 1)]
+    if not all(any(half) for half in of_half):
+        return None
     return {**pair, "measured_s": of_half[0]}, {**pair, "measured_s": of_half[1]}
 
 
@@ -107,7 +137,7 @@ def order(one: Pair, other: Pair) -> int:
     A sign test: turns of both are compared round by round, since they ran near each other.
     """
     turns = zip(one["measured_s"], other["measured_s"], strict=True)
-    signs = np.array([np.sign(_quick(a) - _quick(b)) for a, b in turns])
+    signs = np.array([np.sign(_quick(a) - _quick(b)) for a, b in turns if a and b])
     faster, slower = int((signs < 0).sum()), int((signs > 0).sum())
     total = faster + slower
     as_uneven = sum(math.comb(total, k) for k in range(max(faster, slower), total + 1))

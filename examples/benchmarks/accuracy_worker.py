@@ -1,19 +1,22 @@
 """The parts of the accuracy benchmark that need TensorFlow, each in a process of its own.
 
 A folder holds what is known of one network: `plan.json` with predictions, the strategies, the
-profile and the topology, and `measured.json`, to which every turn of every strategy is added.
+profile and the topology, and `measured.json`, to which every turn of every strategy is added. Of
+each step it says how fast cores were beside each other before and after it.
 """
 
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import accuracy_cores
 import numpy as np
 
 SIZES: dict[str, dict[str, int]] = {
@@ -198,10 +201,10 @@ def measure(name: str, folder: Path, options: Options) -> None:
     fits = {made: _Fit(name, folder / f"{made}.pb", options) for made in planned}
     for number in range(options.num_rounds):
         for made in list(fits) if number % 2 == 0 else reversed(fits):
-            turns = done.setdefault(made, {"measured_s": [], "processor_s": []})
+            turns = done.setdefault(made, {"measured_s": [], "processor_s": [], "apart": []})
             if len(turns["measured_s"]) <= number:
-                for clock, seconds in fits[made].turn().items():
-                    turns[clock].append(seconds)
+                for figure, of_steps in fits[made].turn().items():
+                    turns[figure].append(of_steps)
                 write_atomically(path, json.dumps(done).encode())
 
 
@@ -212,6 +215,7 @@ class _Fit:
         import keras_soap
 
         self._options = options
+        self._cores = accuracy_cores.Cores()
         self._network, self._batch, time_chunk = network_and_batch(name, options.size)
         self._soap = keras_soap.SoapStrategy(
             strategy.parent / "topology.textproto",
@@ -222,26 +226,51 @@ class _Fit:
         self._run(FIRST_STEPS)
 
     def turn(self) -> dict[str, list[float]]:
-        """Seconds of each step, and of all cores together in it."""
+        """Seconds of each step, those of all cores together in it, and `Cores.apart` around it."""
         marks = self._run(WARMUP_STEPS + self._options.num_steps)[WARMUP_STEPS - 1 :]
-        measured, processor = np.diff(marks, axis=0).T.tolist()
-        return {"measured_s": measured, "processor_s": processor}
+        steps = list(itertools.pairwise(marks))
+        clocks = [np.subtract(after.ended, before.begins).tolist() for before, after in steps]
+        return {
+            "measured_s": [seconds for seconds, _ in clocks],
+            "processor_s": [seconds for _, seconds in clocks],
+            "apart": [min(before.apart, after.apart) for before, after in steps],
+        }
 
-    def _run(self, num_steps: int) -> list[tuple[float, float]]:
-        """What both clocks say at the end of each step."""
+    def _run(self, num_steps: int) -> list["_Mark"]:
+        """The end of each step, and the beginning of the next."""
         import keras
         import tensorflow as tf
 
-        marks: list[tuple[float, float]] = []
-        clock = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: (
-                float(logs["loss"]),
-                marks.append((time.perf_counter(), time.process_time())),
-            ),
-        )
+        marks: list[_Mark] = []
+
+        def mark(batch: int, logs: dict[str, Any]) -> None:
+            float(logs["loss"])  # Comes when the step has ended.
+            ended = _clocks()
+            apart = self._cores.apart()
+            marks.append(_Mark(ended, apart, _clocks()))
+
+        clock = keras.callbacks.LambdaCallback(on_train_batch_end=mark)
         data = tf.data.Dataset.from_tensors(self._batch).cache().repeat(num_steps)
         self._network.fit(data, epochs=1, verbose=0, callbacks=[self._soap, clock])
         return marks
+
+
+class _Mark(NamedTuple):
+    """Between two steps.
+
+    Attributes:
+        ended: What the clock and the processor time of all cores were when the first had ended.
+        apart: `Cores.apart` then.
+        begins: What both were when the second began.
+    """
+
+    ended: tuple[float, float]
+    apart: float
+    begins: tuple[float, float]
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def trace(name: str, folder: Path, strategy: str, trace_out: str, options: Options) -> None:

@@ -4,11 +4,17 @@
    What a function takes beyond another is the median of the differences within rounds.
 2. Rounds stop when the 95 % confidence interval of the median is narrow enough, or time is up.
 3. Interference only ever slows: rounds far above the median are left out.
+4. Processor time is that of one core, which all threads share meanwhile. Where several are at work,
+   it says how much they hinder each other, too: two cores of a virtual machine may be one of its
+   host's at one moment, and two at another.
 """
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -92,6 +98,47 @@ def time_in_turn(
     median = float(np.median(beyond))
     spread = deviation(beyond) / median if median > 0 else 0.0
     return Timing(tuple(steps.tolist()), float(spread), len(kept))
+
+
+def work_in_turn(functions: Sequence[Callable[[], object]], precision: Precision) -> Timing:
+    """Times `functions` against each other as `time_in_turn`, by processor time, on one core."""
+    with on_one_core():
+        return time_in_turn(functions, precision, time.process_time_ns)
+
+
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """All threads of this process share one of its cores, where the system lets them (Linux)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    usual = os.sched_getaffinity(0)
+    before = {thread: cores for thread in _threads() if (cores := _affinity(thread))}
+    try:
+        for thread in before:
+            _set_affinity(thread, {min(usual)})
+        yield
+    finally:
+        # Threads that began meanwhile have the affinity of those that started them.
+        for thread in _threads():
+            _set_affinity(thread, before.get(thread, usual))
+
+
+def _threads() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
+
+
+def _affinity(thread: int) -> set[int] | None:
+    """Cores that a thread may use; None if it has ended."""
+    try:
+        return os.sched_getaffinity(thread)
+    except ProcessLookupError:
+        return None
+
+
+def _set_affinity(thread: int, cores: set[int]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(thread, cores)
 
 
 def deviation(values: np.ndarray) -> float:

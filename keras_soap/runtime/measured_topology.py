@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.measure import cores_of_task, cores_per_place, num_places
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.running import MOST_SETS, UNCACHED_BYTES
-from keras_soap.costs.timing import Precision, time_in_turn
+from keras_soap.costs.timing import Precision, time_in_turn, work_in_turn
 from keras_soap.errors import TopologyError
 from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import move
@@ -278,6 +277,6 @@ def _time(
     timing = time_in_turn(runners, precision)
     time_ns = timing.beyond_previous_ns[0] // hops
     if topology.devices[0].pool_size > 1:
-        of_cores = time_in_turn(runners, precision, time.process_time_ns)
+        of_cores = work_in_turn(runners, precision)
         time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // cores_per_place())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

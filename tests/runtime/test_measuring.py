@@ -18,7 +18,7 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import CostError
 from keras_soap.runtime import measured_topology
 from keras_soap.runtime.measured_topology import LinkTime, fit, predict
-from keras_soap.runtime.measuring import with_measured_pool
+from keras_soap.runtime.measuring import NUM_LOOKS, with_measured_pool
 from keras_soap.tasks.lowering import Lowering
 from keras_soap.topology.local import local_topology
 
@@ -123,7 +123,7 @@ def test_a_machine_that_is_busy_for_a_moment_does_not_hide_that_a_task_uses_seve
             lambda topology: MeasuredProfile(captured, topology),
         )
         assert (found.devices[0].pool_size, found.devices[0].pool_utilization) == (1, 0.8)
-    assert set(seen.values()) == {1, 2}
+    assert set(seen.values()) == {1, NUM_LOOKS}
 
 
 def fit_with(**arguments) -> SoapStrategy:
