@@ -1,6 +1,7 @@
 """Parts are run, timed and remembered. How long they take is never asserted."""
 
 import json
+import os
 import pickle
 
 import keras
@@ -257,6 +258,21 @@ def test_operators_of_other_models_and_other_devices_are_refused(tmp_path, topol
     mixed = DeviceTopology("mixed", (Device("GPU:0", model="A"), Device("GPU:1", model="B")))
     with pytest.raises(CostError, match="one model at a time"):
         profile_of(captured, mixed, tmp_path)
+
+
+@pytest.mark.parametrize(("cores", "on_one"), [(0, False), (1, True)])
+def test_processor_time_is_measured_on_one_core_and_time_that_passes_on_all(
+    tmp_path, topology, monkeypatch, cores, on_one
+):
+    seen = []
+
+    def runner(function, arguments, device, copies=1, uncached=False):
+        return lambda: seen.append(os.sched_getaffinity(0))
+
+    monkeypatch.setattr(measure_parts, "runner", runner)
+    device = topology.devices[0].name
+    measure_parts.measure_update(keras.optimizers.SGD(), 1024, device, Precision(), cores)
+    assert (set(map(len, seen)) == {1}) is (on_one or len(os.sched_getaffinity(0)) == 1)
 
 
 def test_a_backward_pass_begins_when_the_forward_pass_has_ended(tmp_path, topology, monkeypatch):

@@ -1,8 +1,19 @@
 """Repetition and outliers, with a clock that the tests wind."""
 
-import numpy as np
+import os
+import threading
 
-from keras_soap.costs.timing import Precision, deviation, time_in_turn, without_outliers
+import numpy as np
+import pytest
+
+from keras_soap.costs.timing import (
+    Precision,
+    deviation,
+    on_one_core,
+    time_in_turn,
+    without_outliers,
+    work_in_turn,
+)
 
 
 class Clock:
@@ -71,3 +82,29 @@ def test_deviation_is_that_of_a_normal_distribution():
     values = np.random.default_rng(0).normal(5, 2, 100_000)
     np.testing.assert_allclose(deviation(values), 2, rtol=0.02)
     assert len(without_outliers(values[:, None])) > 99_990
+
+
+def test_all_threads_share_one_core_for_a_while_and_then_have_theirs_again():
+    usual, done = os.sched_getaffinity(0), threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(2)]
+    threads[0].start()
+
+    def affinities():
+        return [os.sched_getaffinity(thread.native_id or 0) for thread in threads]
+
+    def start_and_fail():
+        with on_one_core():
+            threads[1].start()
+            assert affinities() == [{min(usual)}] * 2
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        start_and_fail()
+    assert [*affinities(), os.sched_getaffinity(0)] == [usual] * 3
+    done.set()
+
+
+def test_processor_time_is_that_of_one_core():
+    seen = []
+    work_in_turn([lambda: None, lambda: seen.append(os.sched_getaffinity(0))], Precision())
+    assert set(map(len, seen)) == {1}

@@ -1,6 +1,7 @@
 """The accuracy benchmark: figures of pairs that were worked out by hand, and its resuming."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.examples.programs import loaded
 
 @pytest.fixture(scope="module")
 def accuracy():
-    with loaded("accuracy_figures", "accuracy_worker", "accuracy") as modules:
+    with loaded("accuracy_figures", "accuracy_cores", "accuracy_worker", "accuracy") as modules:
         yield modules
 
 
@@ -55,6 +56,37 @@ def test_the_lower_quartile_of_steps_counts_and_how_far_halves_differ_is_said(fi
     assert figures.spread(of_turns) == pytest.approx((3.0 - 2.5) / 2 / 2.0)
     assert figures.spread(pair("a", 2.0, [1.0, 9.0])) == 0
     assert figures.cores({**of_turns, "processor_s": [[2.0, 8.0], [8.0, 5.0, 5.5]]}) == 1.5
+
+
+def test_steps_count_in_which_cores_were_as_fast_as_they_usually_are(figures):
+    def with_apart(made, *turns):
+        return {**made, "processor_s": made["measured_s"], "apart": list(turns)}
+
+    # Three quarters are up to 0.9, and 85 % of that is 0.765.
+    one = with_apart(pair("a", 1.0, [2.0, 1.0], [4.0, 3.0]), [0.9, 0.7], [0.8, 0.9])
+    other = with_apart(pair("a", 1.0, [8.0, 7.0], [6.0, 5.0]), [0.5, 0.6], [0.9, 0.9])
+    kept = figures.undisturbed([one, other])
+    assert [of["measured_s"] for of in kept] == [[[2.0], [4.0, 3.0]], [[], [6.0, 5.0]]]
+    assert [of["processor_s"] for of in kept] == [of["measured_s"] for of in kept]
+    assert (figures.num_steps(kept), figures.num_steps([one, other])) == (5, 8)
+    # Halves of the second are without a step; its first round is compared with none.
+    assert figures.spread(kept[1]) == 0
+    assert figures.tau_of_halves(kept) is None
+    assert figures.order(*kept) == 0
+
+
+def test_a_strategy_whose_steps_all_were_disturbed_keeps_them(figures):
+    quiet = {**pair("a", 1.0, *[1.0] * 9), "processor_s": [[1.0]] * 9, "apart": [[1.0]] * 9}
+    loud = {**pair("a", 1.0, 3.0), "processor_s": [[3.0]], "apart": [[0.5]]}
+    assert figures.undisturbed([quiet, loud]) == [quiet, loud]
+
+
+def test_cores_are_compared_with_what_they_are_alone(accuracy, monkeypatch):
+    module = accuracy["accuracy_cores"]
+    count = len(os.sched_getaffinity(0))
+    speeds = iter([4.0] * count + [3.0] * count)
+    monkeypatch.setattr(module, "_speed", lambda core: next(speeds))
+    assert module.Cores().apart() == 0.75
 
 
 def test_random_strategies_are_those_that_are_predicted_to_lie_far_apart(accuracy):
@@ -129,7 +161,7 @@ def test_only_the_turns_that_are_missing_are_measured(accuracy, tmp_path, monkey
             if len(timed) == 3:
                 raise KeyboardInterrupt
             timed.append(self.strategy)
-            return {"measured_s": [float(len(timed))], "processor_s": [0.0]}
+            return {"measured_s": [float(len(timed))], "processor_s": [0.0], "apart": [1.0]}
 
     monkeypatch.setattr(worker, "_Fit", Fit)
     monkeypatch.setattr(worker, "start_devices", lambda num_devices: None)
