@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_soap.costs.cores import LEAST_APART
+
 Pair = Mapping[str, Any]
 """`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, and in
 `processor_s` those of all cores together, and how fast cores were beside each other: `apart`. In a
 round all strategies of a network take turns, so rounds of different strategies can be compared."""
 
-LEAST_APART = 0.85
-"""How fast cores are beside each other in steps that count, of how fast they usually are."""
 
 CHANCE = 0.05
 """An order that rounds agree about less often by chance is decided."""
@@ -28,7 +28,7 @@ these; see `costs/README.md`."""
 def undisturbed(pairs: Sequence[Pair]) -> list[Pair]:
     """Pairs of one network with those steps only in which each core was one of its own.
 
-    As far as it usually is, on this machine. A turn may be left with no step, but not all of them.
+    As far as it usually is on this machine. A turn may be left with no step, but not all of them.
     """
     ratios = [ratio for pair in pairs for turn in pair["apart"] for ratio in turn]
     least = LEAST_APART * float(np.quantile(ratios, 0.75))

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import accuracy_cores
 import numpy as np
 
 SIZES: dict[str, dict[str, int]] = {
@@ -213,9 +212,10 @@ class _Fit:
 
     def __init__(self, name: str, strategy: Path, options: Options):
         import keras_soap
+        from keras_soap.costs.cores import of_this_process
 
         self._options = options
-        self._cores = accuracy_cores.Cores()
+        self._cores = of_this_process()
         self._network, self._batch, time_chunk = network_and_batch(name, options.size)
         self._soap = keras_soap.SoapStrategy(
             strategy.parent / "topology.textproto",

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_soap.capture.captured_model import CapturedModel
+from keras_soap.costs.cores import of_this_process
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.running import UNCACHED_BYTES, on_device, runner
 from keras_soap.costs.timing import Precision, Timing, time_in_turn, work_in_turn
@@ -153,7 +154,7 @@ def _part_time(
     once = time_in_turn([empty, run(longest, arguments)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
     runners = [run(function, given, copies=copies, uncached=True) for function, given in functions]
-    timing = _timed([empty, *runners], precision, cores)
+    timing = _timed([empty, *runners], device, precision, cores)
     forward_ns, backward_ns, weight_gradient_ns = [
         *(time // copies // max(1, cores) for time in timing.beyond_previous_ns),
         *(0, 0),
@@ -188,14 +189,21 @@ def measure_update(
 
     arguments = on_device([np.ones(num_elements, "float32")] * copies, device)
     runners = [runner(function, arguments, device) for function in (_empty, update)]
-    timing = _timed(runners, precision, cores)
+    timing = _timed(runners, device, precision, cores)
     update_ns = timing.beyond_previous_ns[0] // copies // max(1, cores)
     return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
 
 
-def _timed(runners: Sequence[Callable[[], object]], precision: Precision, cores: int) -> Timing:
-    """By the clock, or by processor time if that is shared out."""
-    return (work_in_turn if cores else time_in_turn)(runners, precision)
+def _timed(
+    runners: Sequence[Callable[[], object]], device: str, precision: Precision, cores: int
+) -> Timing:
+    """By the clock, or by processor time if that is shared out, on the cores that a task has."""
+    if cores == 1:
+        return work_in_turn(runners, precision)
+    several = of_this_process() if "CPU" in device else None
+    if cores:
+        return work_in_turn(runners, precision, several)
+    return time_in_turn(runners, precision, cores=several)
 
 
 def measure_task_overhead(device: str, precision: Precision, cores: int = 0) -> PartTime:
@@ -213,7 +221,7 @@ def measure_task_overhead(device: str, precision: Precision, cores: int = 0) -> 
     values = [tf.ones((1, 4)), tf.eye(4, 8), tf.zeros(8)]
     arguments = on_device(values, device)
     runners = [runner(chain(length), arguments, device) for length in (1, 1 + NUM_CHAINED)]
-    timing = _timed(runners, precision, cores)
+    timing = _timed(runners, device, precision, cores)
     overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED // max(1, cores)
     return PartTime(overhead_ns, 0, timing.relative_spread, timing.num_runs)
 

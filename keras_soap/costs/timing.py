@@ -4,25 +4,26 @@
    What a function takes beyond another is the median of the differences within rounds.
 2. Rounds stop when the 95 % confidence interval of the median is narrow enough, or time is up.
 3. Interference only ever slows: rounds far above the median are left out.
-4. Processor time is that of one core, which all threads share meanwhile. Where several are at work,
-   it says how much they hinder each other, too: two cores of a virtual machine may be one of its
-   host's at one moment, and two at another.
+4. So are rounds in which cores hinder each other that at other moments do not: see `cores`. Where
+   it makes no difference, processor time is taken on one core.
 """
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from keras_soap.costs.cores import Cores, on_one_core
 
 DEVIATION_OF_MAD = 1.4826
 """Standard deviation over median absolute deviation, for normally distributed values."""
 
 ERROR_OF_MEDIAN = 1.2533
 """Standard error of a median over that of a mean, for the same."""
+
+PATIENCE = 10
+"""How many times as long rounds are repeated at most while cores hinder each other."""
 
 OUTLIER_DEVIATIONS = 5.0
 """A round that is this many standard deviations above the median has met something else."""
@@ -67,6 +68,7 @@ def time_in_turn(
     functions: Sequence[Callable[[], object]],
     precision: Precision,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
+    cores: Cores | None = None,
 ) -> Timing:
     """Times `functions` against each other; each returns when its work is done.
 
@@ -74,10 +76,14 @@ def time_in_turn(
         functions: First one that does nothing but be called, then ever more work. They must have
             run before, so that nothing is traced or allocated for the first time.
         precision: When to stop.
-        clock_ns: For tests.
+        clock_ns: What is to be told: the time that passes, or that of processors.
+        cores: Those of which several are at work at once; rounds in which they are not as far apart
+            as they can be do not count, unless others are too long in coming.
     """
     rounds: list[list[int]] = []
+    ratios: list[float] = []
     began = clock_ns()
+    before = cores.apart() if cores else 1.0
     while True:
         row = []
         for function in functions:
@@ -85,14 +91,25 @@ def time_in_turn(
             function()
             row.append(clock_ns() - start)
         rounds.append(row)
-        if len(rounds) < precision.min_runs:
-            continue
-        kept = without_outliers(np.array(rounds, np.float64))
+        after = cores.apart() if cores else 1.0
+        ratios.append(min(before, after))
+        before = after
+        counted = [
+            row for row, r in zip(rounds, ratios, strict=True) if not cores or cores.enough(r)
+        ]
+        if len(counted) < precision.min_runs:
+            if not cores or clock_ns() - began < 1e9 * PATIENCE * precision.seconds:
+                continue
+            if len(rounds) < precision.min_runs:
+                continue
+            cores.settle_for(max(ratios))
+            counted = rounds
+        kept = without_outliers(np.array(counted, np.float64))
         beyond = kept[:, -1] - kept[:, 0]
         half_interval = 1.96 * ERROR_OF_MEDIAN * deviation(beyond) / np.sqrt(len(beyond))
         narrow = max(precision.error_ns, precision.relative_error * np.median(beyond))
         is_late = clock_ns() - began > 1e9 * precision.seconds
-        if half_interval <= narrow or is_late or len(rounds) >= precision.max_runs:
+        if half_interval <= narrow or is_late or len(counted) >= precision.max_runs:
             break
     steps = np.maximum(np.median(np.diff(kept, axis=1), axis=0), 0).round().astype(int)
     median = float(np.median(beyond))
@@ -100,45 +117,20 @@ def time_in_turn(
     return Timing(tuple(steps.tolist()), float(spread), len(kept))
 
 
-def work_in_turn(functions: Sequence[Callable[[], object]], precision: Precision) -> Timing:
-    """Times `functions` against each other as `time_in_turn`, by processor time, on one core."""
+def work_in_turn(
+    functions: Sequence[Callable[[], object]], precision: Precision, cores: Cores | None = None
+) -> Timing:
+    """Times `functions` against each other by processor time.
+
+    Args:
+        functions: As those of `time_in_turn`.
+        precision: When to stop.
+        cores: Those that are at work at once; by default all threads share one of them.
+    """
+    if cores:
+        return time_in_turn(functions, precision, time.process_time_ns, cores)
     with on_one_core():
         return time_in_turn(functions, precision, time.process_time_ns)
-
-
-@contextlib.contextmanager
-def on_one_core() -> Iterator[None]:
-    """All threads of this process share one of its cores, where the system lets them (Linux)."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    usual = os.sched_getaffinity(0)
-    before = {thread: cores for thread in _threads() if (cores := _affinity(thread))}
-    try:
-        for thread in before:
-            _set_affinity(thread, {min(usual)})
-        yield
-    finally:
-        # Threads that began meanwhile have the affinity of those that started them.
-        for thread in _threads():
-            _set_affinity(thread, before.get(thread, usual))
-
-
-def _threads() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
-
-
-def _affinity(thread: int) -> set[int] | None:
-    """Cores that a thread may use; None if it has ended."""
-    try:
-        return os.sched_getaffinity(thread)
-    except ProcessLookupError:
-        return None
-
-
-def _set_affinity(thread: int, cores: set[int]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.sched_setaffinity(thread, cores)
 
 
 def deviation(values: np.ndarray) -> float:

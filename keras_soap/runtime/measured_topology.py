@@ -4,7 +4,8 @@
    It is cut and joined along the last axis, as channels and units are, which takes longer than
    along the first, and it is of a tensor that no cache of a core holds.
 2. A reduction is the runtime's own, among all devices.
-3. Both are timed by size, a few in a row, and count all cores that they keep at work; latency and
+3. Both are timed by size, a few in a row, and count all cores that they keep at work (where a task
+   has several of a pool, their share of the time of these); latency and
    bandwidth are those with which the topology predicts all of these times best (least squares of
    the logarithms: a transfer of 1 kB counts as much as one of 64 MB).
 """
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from keras_soap.costs import environment
 from keras_soap.costs.cache import CostCache
+from keras_soap.costs.cores import of_this_process
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.measure import cores_of_task, cores_per_place, num_places
 from keras_soap.costs.measure_parts import measure_task_overhead
@@ -260,7 +262,8 @@ def _time(
 
     Where devices share cores, a transfer or a reduction holds one place of the pool for its time
     (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
-    time of all of them together, if the pool has more than one place.
+    time of all of them together. If the only place has several cores, it is given its share of
+    their time, as parts are: others use what it leaves idle.
     """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in next_arguments()]
     runners = []
@@ -274,9 +277,15 @@ def _time(
 
         run()
         runners.append(run)
-    timing = time_in_turn(runners, precision)
-    time_ns = timing.beyond_previous_ns[0] // hops
-    if topology.devices[0].pool_size > 1:
-        of_cores = work_in_turn(runners, precision)
-        time_ns = max(time_ns, of_cores.beyond_previous_ns[0] // hops // cores_per_place())
+    shared, pool_size = cores_of_task(topology), topology.devices[0].pool_size
+    cores = of_this_process() if topology.devices[0].kind == "CPU" else None
+    if shared and pool_size == 1:
+        timing = work_in_turn(runners, precision, cores)
+        time_ns = timing.beyond_previous_ns[0] // hops // shared
+    else:
+        timing = time_in_turn(runners, precision, cores=cores)
+        time_ns = timing.beyond_previous_ns[0] // hops
+    if pool_size > 1:
+        work = work_in_turn(runners, precision)
+        time_ns = max(time_ns, work.beyond_previous_ns[0] // hops // cores_per_place())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

@@ -260,8 +260,8 @@ def test_operators_of_other_models_and_other_devices_are_refused(tmp_path, topol
         profile_of(captured, mixed, tmp_path)
 
 
-@pytest.mark.parametrize(("cores", "on_one"), [(0, False), (1, True)])
-def test_processor_time_is_measured_on_one_core_and_time_that_passes_on_all(
+@pytest.mark.parametrize(("cores", "on_one"), [(0, False), (1, True), (2, False)])
+def test_a_task_that_has_one_core_is_timed_on_one_and_others_on_all(
     tmp_path, topology, monkeypatch, cores, on_one
 ):
     seen = []

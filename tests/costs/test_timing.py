@@ -1,15 +1,12 @@
 """Repetition and outliers, with a clock that the tests wind."""
 
 import os
-import threading
 
 import numpy as np
-import pytest
 
 from keras_soap.costs.timing import (
     Precision,
     deviation,
-    on_one_core,
     time_in_turn,
     without_outliers,
     work_in_turn,
@@ -84,27 +81,47 @@ def test_deviation_is_that_of_a_normal_distribution():
     assert len(without_outliers(values[:, None])) > 99_990
 
 
-def test_all_threads_share_one_core_for_a_while_and_then_have_theirs_again():
-    usual, done = os.sched_getaffinity(0), threading.Event()
-    threads = [threading.Thread(target=done.wait) for _ in range(2)]
-    threads[0].start()
-
-    def affinities():
-        return [os.sched_getaffinity(thread.native_id or 0) for thread in threads]
-
-    def start_and_fail():
-        with on_one_core():
-            threads[1].start()
-            assert affinities() == [{min(usual)}] * 2
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        start_and_fail()
-    assert [*affinities(), os.sched_getaffinity(0)] == [usual] * 3
-    done.set()
-
-
 def test_processor_time_is_that_of_one_core():
     seen = []
     work_in_turn([lambda: None, lambda: seen.append(os.sched_getaffinity(0))], Precision())
     assert set(map(len, seen)) == {1}
+
+
+class Together:
+    """Cores of which is known how far apart they are at the next moments, and then always."""
+
+    def __init__(self, clock, *ratios):
+        self.clock, self.ratios, self.best = clock, list(ratios), 1.0
+
+    def apart(self):
+        self.clock.now += 1_000_000
+        return self.ratios.pop(0) if len(self.ratios) > 1 else self.ratios[0]
+
+    def enough(self, ratio):
+        return ratio >= 0.9 * self.best
+
+    def settle_for(self, ratio):
+        self.best = ratio
+
+
+def test_rounds_in_which_cores_hinder_each_other_do_not_count():
+    clock = Clock()
+    functions = [clock.function(endless(100)), clock.function(endless(900, 900, 900, 500))]
+    # Of four rounds the last is between two moments at which they are apart, ever again.
+    cores = Together(clock, *(1.0, 0.5, 0.5, 1.0) * 10)
+    timing = time_in_turn(functions, Precision(min_runs=5), clock, cores)
+    assert (timing.beyond_previous_ns, timing.num_runs) == ((400,), 5)
+    assert cores.best == 1.0
+
+
+def test_where_cores_always_hinder_each_other_all_rounds_count_after_some_patience():
+    clock = Clock()
+    functions = [clock.function(endless(100)), clock.function(endless(1_000_100))]
+    cores = Together(clock, 0.6)
+    precision = Precision(min_runs=5, seconds=0.1)
+    timing = time_in_turn(functions, precision, clock, cores)
+    assert timing.beyond_previous_ns == (1_000_000,)
+    # 2 ms each, for ten times as long as they would be repeated.
+    assert timing.num_runs == 500
+    assert cores.best == 0.6
+    assert time_in_turn(functions, precision, clock, cores).num_runs == 5

@@ -1,7 +1,6 @@
 """The accuracy benchmark: figures of pairs that were worked out by hand, and its resuming."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from tests.examples.programs import loaded
 
 @pytest.fixture(scope="module")
 def accuracy():
-    with loaded("accuracy_figures", "accuracy_cores", "accuracy_worker", "accuracy") as modules:
+    with loaded("accuracy_figures", "accuracy_worker", "accuracy") as modules:
         yield modules
 
 
@@ -79,14 +78,6 @@ def test_a_strategy_whose_steps_all_were_disturbed_keeps_them(figures):
     quiet = {**pair("a", 1.0, *[1.0] * 9), "processor_s": [[1.0]] * 9, "apart": [[1.0]] * 9}
     loud = {**pair("a", 1.0, 3.0), "processor_s": [[3.0]], "apart": [[0.5]]}
     assert figures.undisturbed([quiet, loud]) == [quiet, loud]
-
-
-def test_cores_are_compared_with_what_they_are_alone(accuracy, monkeypatch):
-    module = accuracy["accuracy_cores"]
-    count = len(os.sched_getaffinity(0))
-    speeds = iter([4.0] * count + [3.0] * count)
-    monkeypatch.setattr(module, "_speed", lambda core: next(speeds))
-    assert module.Cores().apart() == 0.75
 
 
 def test_random_strategies_are_those_that_are_predicted_to_lie_far_apart(accuracy):

@@ -1,0 +1,56 @@
+"""How far apart cores are, and what runs on one of them."""
+
+import os
+import threading
+
+import pytest
+
+from keras_soap.costs import cores
+from keras_soap.costs.cores import Cores, on_one_core
+
+
+def test_cores_are_compared_with_one_that_is_alone(monkeypatch):
+    count = min(len(os.sched_getaffinity(0)), cores.MOST_CORES)
+    speeds = iter([4.0, *[3.0] * count])
+    monkeypatch.setattr(cores, "_speed", lambda core: next(speeds))
+    assert Cores().apart() == 0.75
+
+
+def test_cores_are_as_far_apart_as_they_can_be_or_were_ever_seen(monkeypatch):
+    together = 3.0
+    monkeypatch.setattr(cores, "_speed", lambda core: 4.0 if alone.pop(0) else together)
+    count = min(len(os.sched_getaffinity(0)), cores.MOST_CORES)
+    alone = [True, *[False] * count] * 3
+    found = Cores()
+    assert not found.enough(found.apart())
+    found.settle_for(0.75)
+    assert found.enough(found.apart())
+    assert not found.enough(0.6)
+    together = 4.0
+    assert found.enough(found.apart())
+    assert not found.enough(0.75)
+
+
+def test_this_machine_can_be_asked():
+    assert Cores().apart() > 0
+    assert cores.of_this_process() is cores.of_this_process()
+
+
+def test_all_threads_share_one_core_for_a_while_and_then_have_theirs_again():
+    usual, done = os.sched_getaffinity(0), threading.Event()
+    threads = [threading.Thread(target=done.wait) for _ in range(2)]
+    threads[0].start()
+
+    def affinities():
+        return [os.sched_getaffinity(thread.native_id or 0) for thread in threads]
+
+    def start_and_fail():
+        with on_one_core():
+            threads[1].start()
+            assert affinities() == [{min(usual)}] * 2
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        start_and_fail()
+    assert [*affinities(), os.sched_getaffinity(0)] == [usual] * 3
+    done.set()
