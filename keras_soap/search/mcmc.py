@@ -2,15 +2,14 @@
 
 1. Chains start from data parallelism, the expert's and other given strategies, and a random one.
    Long searches have more of them, rather than longer ones: see `CHAIN_PROPOSALS`.
-2. They run in rounds, and the rounds in `CYCLES`. In the last cycles β rises each time to `COLD`
-   over the best step time so far; it starts hotter after a cycle that gained little, and colder
-   after one that gained much. Before such a cycle the worse half of the chains restarts from the
-   best.
-3. Before these cycles chains are annealed (`Stage`): which layers share devices and which are apart
-   decides the most, and is hard to change later, one operator at a time. Within a node and without
-   O, chains change mostly whole layers. On several nodes they begin with layers on whole nodes, the
-   heaviest layer somewhere else in each, and go on to details; most chains then begin again where
-   those did that found the best.
+2. First they are annealed (`Stage`): which layers share devices and which are apart decides the
+   most, and is hard to change later, one operator at a time. Within a node and without O, chains
+   change mostly whole layers. On several nodes they begin with layers on whole nodes, the heaviest
+   layer somewhere else in each, and go on to details; most chains then begin again where those did
+   that found the best.
+3. Then generations follow each other. In each, every chain is annealed shortly, from a sharpness of
+   its own to `COLD` over the best step time so far; the next one begins at the best of what all
+   chains found, one half as many strategies as there are chains.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -44,17 +43,21 @@ ROUNDS = 128
 ROUND_SECONDS = 0.25
 ROUND_PROPOSALS = 2000
 CYCLES = 12
+"""What the budget of all chains is divided into."""
 COLD = 4000.0
-WARM = 1500.0
-"""Where β starts in the first cycle; a step slower by 1/1500 is accepted with probability 1/e."""
+"""Sharpness: a step slower by 1/4000 is accepted with probability 1/e."""
 HOT = 20.0
+GENERATION_HOT = 60.0, 1000.0
+"""Where the first chain starts in a generation, and the last."""
+GENERATION_PROPOSALS = 3000
+"""Of a chain in a generation, which takes no longer than a cycle."""
 LAYERS, LAYERS_COLD = Shares(layers=0.8), 1000.0
 LAYERS_IN_PLACE, LAYERS_IN_PLACE_COLD = Shares(layers=0.5), COLD
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What chains do before the usual cycles.
+    """What chains do before generations.
 
     Attributes:
         cycles: How many cycles of the search are over at its end.
@@ -71,16 +74,16 @@ class Stage:
     then: Literal["best", "origin", "again"]
 
 
-USUAL_CYCLES = 6.0
-"""How many are over when the usual ones begin."""
-ON_LAYERS = (Stage(USUAL_CYCLES, LAYERS, HOT, LAYERS_COLD, "best"),)
+STAGES_CYCLES = 3.5
+"""How many are over when generations begin."""
+ON_LAYERS = (Stage(STAGES_CYCLES, LAYERS, HOT, LAYERS_COLD, "best"),)
 """Which layers share devices is settled before details are."""
-IN_PLACE = (Stage(USUAL_CYCLES, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "best"),)
+IN_PLACE = (Stage(STAGES_CYCLES, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "best"),)
 """The same without O, where layers only split in other ways."""
 ON_NODES = (
     Stage(0.5, Shares(nodes=1.0), HOT, 300.0, "origin"),
     Stage(1.75, Shares(layers=0.1), 300.0, COLD, "again"),
-    Stage(USUAL_CYCLES, Shares(layers=0.1), 200.0, COLD, "best"),
+    Stage(STAGES_CYCLES, Shares(layers=0.1), 200.0, COLD, "best"),
 )
 """Layers on whole nodes first; then details, shortly, to see what comes of these; then at length
 those of which most came."""
@@ -89,7 +92,6 @@ ORIGINS = 4
 STARTS_SHARE = 0.05
 """Of a budget of seconds, to simulate starts on whole nodes: with a thousand devices each takes
 long."""
-LITTLE_GAIN = 0.003
 LEAST_SHARE = 0.7
 """Of the budget that is spent before a lack of improvement ends the search."""
 
@@ -159,7 +161,7 @@ def _starts_on_nodes(problem: Problem, tracker: Tracker) -> list[Evaluation]:
 
 
 def _plans(problem: Problem, num_chains: int) -> list[tuple[Stage, ...]]:
-    """What chains do before the usual cycles, by number of the chain.
+    """What chains do before generations, by number of the chain.
 
     On several nodes all but two start from whole nodes.
     """
@@ -214,19 +216,17 @@ class _Sampling:
         self.num_cores = num_cores
         self.plans = _plans(problem, len(chains))
         self.cycles_over = self._cycles()
-        self.start_sharpness = WARM
-        self.gained_little = False
-        self.best_before_ns = tracker.best.step_time_ns
+        self.generation_from = self._made(), self.cycles_over
         self.improved_at = self._spent_so_far()
         self.best: Evaluation = tracker.best
 
     def round(self, workers: Workers) -> StopReason | None:
         """One round of all chains; says why it was the last, if it was."""
         proposals, seconds = self._size()
-        before = sum(chain.proposals for chain in self.chains)
+        before = self._made()
         phases = [self._phase(chain) for chain in self.chains]
         self.chains = workers.advance(self.chains, phases, proposals, seconds)
-        self.tracker.proposals += sum(chain.proposals for chain in self.chains) - before
+        self.tracker.proposals += self._made() - before
         for chain in self.chains:
             self.tracker.offer(chain.state.best)
         self.tracker.report()
@@ -244,9 +244,10 @@ class _Sampling:
             for stage in plan:
                 if before < stage.cycles <= self.cycles_over:
                     self._leave(stage, [n for n, other in enumerate(self.plans) if other is plan])
-        if before >= USUAL_CYCLES and int(self.cycles_over) > int(before):
-            self._set_heat()
-            self._restart()
+        if self.cycles_over >= STAGES_CYCLES and (
+            before < STAGES_CYCLES or self._passed_of_generation() >= 1
+        ):
+            self._begin_generation()
         return None
 
     def _cycles(self) -> float:
@@ -262,27 +263,32 @@ class _Sampling:
                 sharpness = stage.hot * (stage.cold / stage.hot) ** passed
                 return Phase(beta_per_ns(self.tracker.best, sharpness), stage.shares)
             begin = stage.cycles
-        start = self.start_sharpness
-        sharpness = start * (COLD / start) ** (cycles % 1.0)
+        hottest, coldest = GENERATION_HOT
+        hot = hottest * (coldest / hottest) ** (chain.number / max(1, len(self.chains) - 1))
+        sharpness = hot * (COLD / hot) ** min(1.0, self._passed_of_generation())
         return Phase(beta_per_ns(self.tracker.best, sharpness))
 
-    def _set_heat(self) -> None:
-        best_ns = self.tracker.best.step_time_ns
-        self.gained_little = best_ns > (1 - LITTLE_GAIN) * self.best_before_ns
-        if self.gained_little:
-            self.start_sharpness = max(HOT, self.start_sharpness / 3)
-        else:
-            self.start_sharpness = min(COLD, self.start_sharpness * 1.5)
-        self.best_before_ns = best_ns
+    def _passed_of_generation(self) -> float:
+        """Its share that is over."""
+        made, cycles = self.generation_from
+        by_proposals = (self._made() - made) / (GENERATION_PROPOSALS * len(self.chains))
+        return max(by_proposals, self._cycles() - cycles)
 
-    def _restart(self) -> None:
-        ranked = sorted(self.chains, key=lambda chain: (chain.state.best.rank, chain.number))
-        for chain in ranked[(len(ranked) + 1) // 2 :]:
-            start = self.tracker.best
-            if self.gained_little and chain is ranked[-1]:
-                start = _random_start(self.problem, self.tracker, chain.rng)
-            state = ChainState(start, start)
-            self.chains[chain.number] = dataclasses.replace(chain, state=state)
+    def _begin_generation(self) -> None:
+        """Puts chains at the best of what all found; no two such strategies take equally long."""
+        found: dict[tuple[int, int], Evaluation] = {}
+        for chain in self.chains:
+            found.setdefault(chain.state.best.rank, chain.state.best)
+        ranked = sorted(found.values(), key=lambda evaluation: evaluation.rank)
+        starts = ranked[: (len(self.chains) + 1) // 2]
+        for chain in self.chains:
+            start = starts[chain.number % len(starts)]
+            self.chains[chain.number] = dataclasses.replace(chain, state=ChainState(start, start))
+        self.generation_from = self._made(), self._cycles()
+
+    def _made(self) -> int:
+        """Proposals of all chains."""
+        return sum(chain.proposals for chain in self.chains)
 
     def _leave(self, stage: Stage, numbers: Sequence[int]) -> None:
         """Puts chains where the end of a stage says."""
@@ -296,7 +302,6 @@ class _Sampling:
                 origin = start = origins[turn % len(origins)]
             state = ChainState(start, start)
             self.chains[number] = dataclasses.replace(chain, state=state, origin=origin)
-        self.best_before_ns = self.tracker.best.step_time_ns
 
     def _best_origins(self, numbers: Sequence[int]) -> list[Evaluation]:
         """Of the chains that found the best; of no more than half the heaviest layer lies alike."""

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from keras_soap.errors import SearchError
 from keras_soap.search import mcmc
+from keras_soap.search.metropolis import ChainState
 from keras_soap.search.problem import Budget, RunOptions
 from keras_soap.search.result import StopReason
 from keras_soap.search.run import search
@@ -114,39 +116,70 @@ def test_initial_strategies_must_fit():
         toys.problem(toys.chain(), toys.machine(2), initial=(wide,))
 
 
-def test_a_search_that_gains_little_starts_its_cycles_hotter():
-    problem = toys.problem(toys.chain((64, 32), 8), toys.machine(2))
-    budget = Budget(proposals=4000)
-    tracker = Tracker(problem, budget)
-    chains = mcmc._start(problem, tracker, 0, 1)
-    sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
-    tracker.proposals = 2400  # Beyond the cycles of layers.
-    cold = sampling._phase(chains[0]).beta_per_ns
-    sampling._set_heat()
-    assert sampling._phase(chains[0]).beta_per_ns < cold
-    for _ in range(20):
-        sampling._set_heat()
-    assert sampling.start_sharpness == mcmc.HOT
-    sampling.best_before_ns *= 2
-    sampling._set_heat()
-    assert sampling.start_sharpness > mcmc.HOT
-
-
-def test_after_little_gain_the_worst_chain_starts_somewhere_new():
-    problem = toys.problem(toys.diamond(), toys.machine(4))
-    budget = Budget(proposals=4000)
+def sampling_of(problem, proposals):
+    budget = Budget(proposals=proposals)
     tracker = Tracker(problem, budget)
     chains = mcmc._start(problem, tracker, 0, 4)
-    worst = max(chains, key=lambda chain: (chain.state.best.rank, chain.number)).number
-    sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
-    sampling._restart()
-    assert sampling.chains[worst].state.current is tracker.best
-    sampling = mcmc._Sampling(problem, tracker, budget, mcmc._start(problem, tracker, 0, 4), 1)
-    sampling._set_heat()
-    sampling._restart()
-    anew = sampling.chains[worst].state.current
-    assert anew.strategy not in [start.strategy for start in problem.starts]
-    assert sum(chain.state.current is tracker.best for chain in sampling.chains) >= 1
+    return mcmc._Sampling(problem, tracker, budget, chains, 1)
+
+
+def test_in_a_generation_each_chain_is_annealed_from_a_sharpness_of_its_own():
+    sampling = sampling_of(toys.problem(toys.chain((64, 32), 8), toys.machine(2)), 100_000)
+    sampling.tracker.proposals = 60_000  # Beyond the stages.
+    sampling._begin_generation()
+    best_ns = sampling.tracker.best.step_time_ns
+
+    def sharpness():
+        phases = map(sampling._phase, sampling.chains)
+        return [round(phase.beta_per_ns * best_ns) for phase in phases]
+
+    # From 60 to 1,000 in equal proportions, all to 4,000 after as many proposals of each.
+    assert sharpness() == [60, 153, 391, 1000]
+    chains = list(sampling.chains)
+    for share, expected in ((0.5, [490, 783, 1251, 2000]), (1, [4000] * 4), (2, [4000] * 4)):
+        more = int(share * mcmc.GENERATION_PROPOSALS)
+        sampling.chains = [
+            dataclasses.replace(chain, proposals=chain.proposals + more) for chain in chains
+        ]
+        assert sharpness() == expected
+
+
+def test_a_generation_begins_at_the_best_that_all_chains_found_half_as_many_as_these():
+    problem = toys.problem(toys.diamond(), toys.machine(4))
+    sampling = sampling_of(problem, 100_000)
+    rng, found = np.random.default_rng(0), {}
+    while len(found) < 3:
+        evaluation = problem.objective.evaluate(problem.space.random_strategy(rng))
+        found.setdefault(evaluation.rank, evaluation)
+    first, second, third = (found[rank] for rank in sorted(found))
+    bests = third, first, second, first
+    sampling.chains = [
+        dataclasses.replace(chain, state=ChainState(problem.starts[0], best))
+        for chain, best in zip(sampling.chains, bests, strict=True)
+    ]
+    sampling._begin_generation()
+    assert [chain.state.current for chain in sampling.chains] == [first, second] * 2
+    assert [chain.state.best for chain in sampling.chains] == [first, second] * 2
+
+
+@pytest.mark.parametrize(("proposals", "cycles"), [(500, 1.0), (100, 400 / 1700)])
+def test_generations_follow_each_other_when_chains_have_made_their_proposals(
+    monkeypatch, proposals, cycles
+):
+    monkeypatch.setattr(mcmc, "GENERATION_PROPOSALS", proposals)
+    sampling = sampling_of(toys.problem(toys.diamond(), toys.machine(4)), 24_000)
+    begun = []
+    begin = sampling._begin_generation
+    monkeypatch.setattr(
+        sampling, "_begin_generation", lambda: (begun.append(sampling.cycles_over), begin())
+    )
+    with Workers(sampling.problem, 1) as workers:
+        while sampling.round(workers) is None:
+            pass
+    # A cycle is 1,700 proposals, and a round of all chains 160. No generation exceeds a cycle.
+    assert begun[0] == pytest.approx(mcmc.STAGES_CYCLES, abs=160 / 1700)
+    assert min(np.diff(begun)) >= cycles - 1e-9
+    assert max(np.diff(begun)) < cycles + 160 / 1700
 
 
 def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw():
@@ -157,7 +190,7 @@ def test_chains_change_layers_from_hot_to_cold_and_go_on_from_the_best_they_saw(
     sampling = mcmc._Sampling(problem, tracker, budget, chains, 1)
     sharpness = []
     with Workers(problem, 1) as workers:
-        while sampling.cycles_over < mcmc.USUAL_CYCLES:
+        while sampling.cycles_over < mcmc.STAGES_CYCLES:
             phases = {sampling._phase(chain) for chain in sampling.chains}
             assert {phase.shares for phase in phases} == {mcmc.LAYERS}
             sharpness += [phase.beta_per_ns * tracker.best.step_time_ns for phase in phases]
