@@ -97,12 +97,12 @@ def _compare(folder: Path) -> None:
             for name, seconds in json.loads((mine / "plan.json").read_text()).items()
         ]
         all_pairs += of_model
-        counted = figures_of.undisturbed(of_model)
+        counted = figures_of.of_network(of_model)
         pairs += counted
         for pair in counted:
             print(
-                f"{model:<14}{pair['strategy']:<20}{figures_of.measured(pair):>11.4f}"
-                f"{figures_of.spread(pair):>5.0%}{figures_of.cores(pair):>7.2f}"
+                f"{model:<14}{pair['strategy']:<20}{pair['step_s']:>11.4f}"
+                f"{pair['spread']:>5.0%}{figures_of.cores(pair):>7.2f}"
                 f"{pair['predicted_s']:>12.4f}{figures_of.error(pair):>8.0%}",
                 flush=True,
             )

@@ -1,9 +1,17 @@
-"""What the accuracy benchmark makes of its (network, strategy) pairs."""
+"""What the accuracy benchmark makes of its (network, strategy) pairs.
+
+1. Steps count in which each core was one of its own (`keras_soap.costs.cores`).
+2. In a round all strategies of a network take turns, near each other, so that a machine that is
+   slower for a while is so for all of them. So what counts of a turn is its median step, relative
+   to those of the other strategies in the same round; and of these the median over all rounds.
+3. Of means, medians, quartiles and minima, of steps or turns, relative to their round or not, that
+   is what halves of the rounds agree best about. Predictions have no part in that choice.
+"""
 
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +19,26 @@ import numpy as np
 from keras_soap.costs.cores import LEAST_APART
 
 Pair = Mapping[str, Any]
-"""`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, and in
-`processor_s` those of all cores together, and how fast cores were beside each other: `apart`. In a
-round all strategies of a network take turns, so rounds of different strategies can be compared."""
+"""`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, in
+`processor_s` those of all cores together, and how fast cores were beside each other: `apart`.
+`of_network` adds the seconds of a step, `step_s`, and how far halves of the rounds are from them,
+in proportion, `spread`."""
 
 
 CHANCE = 0.05
 """An order that rounds agree about less often by chance is decided."""
 
-QUANTILE = 0.25
-"""Of steps: what interferes only ever slows them. Of medians, means, minima and quartiles, of steps
-or of turns, relative to their round or not, halves of the rounds agreed best about the order of
-these; see `costs/README.md`."""
+
+def of_network(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs of one network with the steps that count, and what these say."""
+    kept = undisturbed(pairs)
+    both = halves(kept)
+    of_halves = [steps_s(half) for half in both] if both else [np.zeros(len(kept))] * 2
+    differences = np.abs(of_halves[0] - of_halves[1]) / 2
+    return [
+        {**pair, "step_s": float(step_s), "spread": float(difference / step_s)}
+        for pair, step_s, difference in zip(kept, steps_s(kept), differences, strict=True)
+    ]
 
 
 def undisturbed(pairs: Sequence[Pair]) -> list[Pair]:
@@ -52,13 +68,14 @@ def num_steps(pairs: Sequence[Pair]) -> int:
     return sum(len(turn) for pair in pairs for turn in pair["measured_s"])
 
 
-def measured(pair: Pair) -> float:
-    """Seconds per step: the lower quartile of all that were timed."""
-    return _quick(itertools.chain.from_iterable(pair["measured_s"]))
-
-
-def _quick(steps: Iterable[float]) -> float:
-    return float(np.quantile(list(steps), QUANTILE))
+def steps_s(pairs: Sequence[Pair]) -> np.ndarray:
+    """Seconds per step of each pair of one network; see the rules."""
+    turns = np.array(
+        [[np.median(turn) if turn else np.nan for turn in pair["measured_s"]] for pair in pairs]
+    )
+    turns = turns[:, ~np.isnan(turns).all(axis=0)]
+    levels = np.nanmedian(turns, axis=0)
+    return np.nanmedian(turns / levels, axis=1) * np.median(levels)
 
 
 def cores(pair: Pair) -> float:
@@ -66,27 +83,31 @@ def cores(pair: Pair) -> float:
     return sum(map(sum, pair["processor_s"])) / sum(map(sum, pair["measured_s"]))
 
 
-def halves(pair: Pair) -> tuple[Pair, Pair] | None:
-    """The pair by one half of its rounds, and by the other; None if one of them has no step.
+def halves(pairs: Sequence[Pair]) -> list[list[Pair]] | None:
+    """Pairs by one half of their rounds, and by the other; None if one has no step of some.
 
     Two rounds that follow each other go opposite ways: each half has both ways.
     """
-    turns = pair["measured_s"]
-    of_half = [[turn for n, turn in enumerate(turns) if (n + 1) // 2 % 2 == h] for h in (0, 1)]
-    if not all(any(half) for half in of_half):
-        return None
-    return {**pair, "measured_s": of_half[0]}, {**pair, "measured_s": of_half[1]}
+    both = []
+    for half in (0, 1):
+        of_half = [
+            {
+                **pair,
+                "measured_s": [
+                    turn for n, turn in enumerate(pair["measured_s"]) if (n + 1) // 2 % 2 == half
+                ],
+            }
+            for pair in pairs
+        ]
+        if not all(any(pair["measured_s"]) for pair in of_half):
+            return None
+        both.append(of_half)
+    return both
 
 
 def error(pair: Pair) -> float:
     """Of the prediction, relative to what was measured; negative if it is too fast."""
-    return pair["predicted_s"] / measured(pair) - 1
-
-
-def spread(pair: Pair) -> float:
-    """Half of the difference between what halves of the rounds say, over what all say."""
-    both = halves(pair)
-    return abs(measured(both[0]) - measured(both[1])) / 2 / measured(pair) if both else 0.0
+    return pair["predicted_s"] / pair["step_s"] - 1
 
 
 def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -97,7 +118,7 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
         "mean_error": statistics.fmean(errors),
         "max_error": max(errors),
         "share_within_30_percent": statistics.fmean(e <= 0.3 for e in errors),
-        "mean_spread": statistics.fmean(map(spread, pairs)),
+        "mean_spread": statistics.fmean(pair["spread"] for pair in pairs),
     }
     by_model = {
         model: [pair for pair in pairs if pair["model"] == model]
@@ -106,7 +127,7 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "mean_error_of": lambda some: statistics.fmean(abs(error(pair)) for pair in some),
         "kendall_tau": lambda some: kendall_tau(
-            [pair["predicted_s"] for pair in some], list(map(measured, some))
+            [pair["predicted_s"] for pair in some], [pair["step_s"] for pair in some]
         ),
         "kendall_tau_of_halves": tau_of_halves,
         "kendall_tau_of_decided": tau_of_decided,
@@ -115,7 +136,8 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
             order(*two) == 0 for two in itertools.combinations(some, 2)
         ),
         "chosen_over_best": lambda some: (
-            measured(min(some, key=lambda pair: pair["predicted_s"])) / min(map(measured, some))
+            min(some, key=lambda pair: pair["predicted_s"])["step_s"]
+            / min(pair["step_s"] for pair in some)
         ),
     }
     for name, figure in figures.items():
@@ -123,7 +145,7 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
     return result
 
 
-def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall_tau(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
     """Kendall's tau-b: 1 where both order alike, -1 where oppositely; 0 if one is all ties."""
     signs_a = np.sign(np.subtract.outer(a, a))
     signs_b = np.sign(np.subtract.outer(b, b))
@@ -137,7 +159,7 @@ def order(one: Pair, other: Pair) -> int:
     A sign test: turns of both are compared round by round, since they ran near each other.
     """
     turns = zip(one["measured_s"], other["measured_s"], strict=True)
-    signs = np.array([np.sign(_quick(a) - _quick(b)) for a, b in turns if a and b])
+    signs = np.array([np.sign(np.median(a) - np.median(b)) for a, b in turns if a and b])
     faster, slower = int((signs < 0).sum()), int((signs > 0).sum())
     total = faster + slower
     as_uneven = sum(math.comb(total, k) for k in range(max(faster, slower), total + 1))
@@ -147,10 +169,8 @@ def order(one: Pair, other: Pair) -> int:
 
 def tau_of_halves(pairs: Sequence[Pair]) -> float | None:
     """Kendall's tau of halves of the rounds, which share none of their noise; None of one round."""
-    both = [of_pair for of_pair in map(halves, pairs) if of_pair]
-    if len(both) < len(pairs):
-        return None
-    return kendall_tau(*([measured(of_pair[half]) for of_pair in both] for half in (0, 1)))
+    both = halves(pairs)
+    return kendall_tau(*map(steps_s, both)) if both else None
 
 
 def tau_of_decided(pairs: Sequence[Pair]) -> float | None:
@@ -200,12 +220,13 @@ def plot(pairs: Sequence[Pair], path: str) -> None:
     for model in dict.fromkeys(pair["model"] for pair in pairs):
         of_model = [pair for pair in pairs if pair["model"] == model]
         axes.scatter(
-            list(map(measured, of_model)),
+            [pair["step_s"] for pair in of_model],
             [pair["predicted_s"] for pair in of_model],
             label=model,
             s=14,
         )
-    ends = [min(map(measured, pairs)), max(map(measured, pairs))]
+    measured = [pair["step_s"] for pair in pairs]
+    ends = [min(measured), max(measured)]
     axes.plot(ends, ends, color="gray", linewidth=1, label="exact")
     for factor in (0.7, 1.3):
         axes.plot(ends, [factor * e for e in ends], "--", color="gray", linewidth=0.5)

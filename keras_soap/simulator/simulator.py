@@ -53,6 +53,7 @@ from keras_soap.simulator.timeline import Timeline
 from keras_soap.simulator.walk import walk
 from keras_soap.strategy import moves
 from keras_soap.strategy.parallel_config import ParallelConfig
+from keras_soap.strategy.refusals import no_refusals
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import build
@@ -144,6 +145,7 @@ class Simulator:
         self._pending: Strategy | None = None
         self._numbers: tuple[np.ndarray, np.ndarray]
         self._numbers_of: SearchSpace | None = None
+        self._refusals = no_refusals()
         # Analytic times cost nothing, so fill in many at once; measured ones are measured.
         self._fill_rows = 4096 if costs.profile.source == "analytic" else 0
 
@@ -252,6 +254,7 @@ class Simulator:
                 self._maker.tables,
                 self._state,
                 of,
+                self._refusals,
                 *self._numbers,
                 beta_per_ns,
                 count,
@@ -279,6 +282,7 @@ class Simulator:
             first_choice += len(degrees)
         self._numbers = (np.array(numbers, np.int64), first_number)
         self._numbers_of = space
+        self._refusals = no_refusals()
         self._make_proposals(space.moves, None, 1.0, 0)
 
     def accept(self) -> None:

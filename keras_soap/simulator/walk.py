@@ -1,6 +1,7 @@
 """A Markov chain of proposals that never leaves compiled code; as `search.metropolis.step`.
 
-The chain stands where the simulator's state and `Moves` do. Both move together.
+The chain stands where the simulator's state and `Moves` do. Both move together. What is known to
+take too long is not simulated again (`strategy.refusals`), which changes nothing of where it goes.
 """
 
 import math
@@ -27,11 +28,14 @@ from keras_soap.simulator.layout import (
     STEP_NS,
 )
 from keras_soap.strategy import moves as of_moves
+from keras_soap.strategy import refusals as of_refusals
 from keras_soap.strategy.proposals import propose
 
 
 @entry
-def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_ns, proposals):
+def walk(
+    machine, model, tables, state, moves, refusals, numbers, first_number, beta_per_ns, proposals
+):
     """Makes `proposals`, or as many as it can.
 
     Args:
@@ -40,6 +44,7 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
         tables: Configurations.
         state: The strategy where the chain stands.
         moves: The same, and what it may change to.
+        refusals: What was refused before, of the same space.
         numbers: For each operator and choice its configuration.
         first_number: For each operator, where its choices begin there, less its first choice.
         beta_per_ns: How much longer steps are refused.
@@ -49,6 +54,10 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
         How many were made; DONE, or what is missing for the next, which is drawn already.
     """
     scalar = state.scalar
+    # On more devices an edge may have so many pairs that not its time decides.
+    remembers = machine.num_devices * machine.num_devices <= PAIRS_OF_PROPOSAL
+    if scalar[PATIENCE_NS] < 0:
+        of_refusals.stand_here(refusals, moves)
     made = 0
     while made < proposals:
         if scalar[PATIENCE_NS] < 0:
@@ -63,11 +72,17 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
                 scalar[NUM_ACCEPTED] += 1
                 made += 1
                 continue
+            of_refusals.propose_this(refusals, moves)
+        limit = NEVER if scalar[EXCESS_BYTES] else scalar[STEP_NS] + scalar[PATIENCE_NS]
+        if remembers and of_refusals.exceeds(refusals, limit):
+            scalar[PATIENCE_NS] = -1
+            made += 1
+            continue
         _want(moves, state, numbers, first_number)
         scalar[MOST_PAIRS] = NEVER if scalar[EXCESS_BYTES] else PAIRS_OF_PROPOSAL
-        limit = scalar[STEP_NS] + scalar[PATIENCE_NS]
-        done = build_change(machine, model, tables, state, NEVER if scalar[EXCESS_BYTES] else limit)
+        done = build_change(machine, model, tables, state, limit)
         if done == EXCEEDED:
+            of_refusals.refuse(refusals, limit)
             scalar[PATIENCE_NS] = -1
             made += 1
             continue
@@ -84,9 +99,14 @@ def walk(machine, model, tables, state, moves, numbers, first_number, beta_per_n
             )
         if not accepted:
             drop_change(model, tables, state)
+            if not scalar[EXCESS_BYTES]:
+                # What fits into no memory takes longer than anything that does.
+                exceeded = NEVER - 1 if scalar[NEW_EXCESS_BYTES] else limit
+                of_refusals.refuse(refusals, exceeded)
             continue
         take_change(model, state)
         of_moves.move(moves)
+        of_refusals.go_there(refusals)
         scalar[NUM_ACCEPTED] += 1
         excess, best_excess = scalar[EXCESS_BYTES], scalar[BEST_EXCESS_BYTES]
         if excess < best_excess or (

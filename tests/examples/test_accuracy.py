@@ -23,14 +23,22 @@ def figures(accuracy):
     return accuracy["accuracy_figures"]
 
 
-def pair(model, predicted, *turns):
+def pair(model, predicted, *turns, apart=None):
     """A pair whose turns have one step each, or those of a list."""
     measured = [turn if isinstance(turn, list) else [turn] for turn in turns]
-    return {"model": model, "strategy": "", "predicted_s": predicted, "measured_s": measured}
+    return {
+        "model": model,
+        "strategy": "",
+        "predicted_s": predicted,
+        "measured_s": measured,
+        "processor_s": measured,
+        "apart": apart or [[1.0] * len(turn) for turn in measured],
+    }
 
 
 def test_figures_are_those_of_the_pairs(figures):
-    pairs = [pair("a", 1.0, 1.0), pair("a", 2.0, 4.0), pair("a", 3.0, 3.0), pair("b", 1.2, 1.0)]
+    pairs = [pair("a", 1.0, 1.0), pair("a", 2.0, 4.0), pair("a", 3.0, 3.0)]
+    pairs = figures.of_network(pairs) + figures.of_network([pair("b", 1.2, 1.0)])
     found = figures.summarize(pairs)
     assert found["num_pairs"] == 4
     assert found["mean_error"] == pytest.approx((0 + 0.5 + 0 + 0.2) / 4)
@@ -42,42 +50,51 @@ def test_figures_are_those_of_the_pairs(figures):
 
 
 def test_what_was_chosen_is_compared_with_the_best_that_was_measured(figures):
-    found = figures.summarize([pair("a", 1.0, 3.0), pair("a", 2.0, 2.0)])
+    found = figures.summarize(figures.of_network([pair("a", 1.0, 3.0), pair("a", 2.0, 2.0)]))
     assert found["chosen_over_best"] == {"a": 1.5}
     assert found["kendall_tau"] == {"a": -1.0}
 
 
-def test_the_lower_quartile_of_steps_counts_and_how_far_halves_differ_is_said(figures):
-    of_turns = pair("a", 2.0, [1.0, 9.0], [4.0, 2.0, 3.0])
-    assert figures.measured(of_turns) == 2.0
-    assert figures.error(of_turns) == 0
-    # A quarter of the way from 1 to 9, and from 2 by halves to 3.
-    assert figures.spread(of_turns) == pytest.approx((3.0 - 2.5) / 2 / 2.0)
-    assert figures.spread(pair("a", 2.0, [1.0, 9.0])) == 0
-    assert figures.cores({**of_turns, "processor_s": [[2.0, 8.0], [8.0, 5.0, 5.5]]}) == 1.5
+def test_turns_count_relative_to_those_of_other_strategies_in_the_same_round(figures):
+    # The machine is half as fast in the second round, and the first strategy unlucky in the third.
+    pairs = [
+        pair("a", 2.0, [1.0, 9.0, 2.0], 4.0, 9.0, 2.0, 2.0),
+        pair("a", 3.0, 3.0, 6.0, 3.0, 3.0, 3.0),
+        pair("a", 4.0, 4.0, 8.0, 4.0, 4.0, 4.0),
+    ]
+    assert figures.steps_s(pairs) == pytest.approx([2.0, 3.0, 4.0])
+    assert [figures.error(of) for of in figures.of_network(pairs)] == pytest.approx([0, 0, 0])
+    busy = {**pairs[0], "processor_s": [[2.0, 8.0, 2.0], [8.0], [9.0], [4.0], [10.5]]}
+    assert figures.cores(busy) == 1.5
+
+
+def test_how_far_halves_of_the_rounds_are_from_all_is_told(figures):
+    # One half is rounds 0 and 3, the other 1 and 2.
+    found = figures.of_network([pair("a", 1.0, 2.0, 3.0, 3.0, 2.0), pair("a", 1.0, *[1.0] * 4)])
+    # By halves 2 and 3 times the second strategy; the level is 1.5 in one and 2 in the other.
+    assert found[0]["step_s"] == pytest.approx(found[1]["step_s"] * 2.5, rel=0.05)
+    assert found[0]["spread"] == pytest.approx(0.5 / found[0]["step_s"])
+    assert figures.of_network([pair("a", 2.0, [1.0, 9.0])])[0]["spread"] == 0
 
 
 def test_steps_count_in_which_cores_were_as_fast_as_they_usually_are(figures):
-    def with_apart(made, *turns):
-        return {**made, "processor_s": made["measured_s"], "apart": list(turns)}
-
     # Three quarters are up to 0.9, and 85 % of that is 0.765.
-    one = with_apart(pair("a", 1.0, [2.0, 1.0], [4.0, 3.0]), [0.9, 0.7], [0.8, 0.9])
-    other = with_apart(pair("a", 1.0, [8.0, 7.0], [6.0, 5.0]), [0.5, 0.6], [0.9, 0.9])
-    kept = figures.undisturbed([one, other])
+    one = pair("a", 1.0, [2.0, 1.0], [4.0, 3.0], apart=[[0.9, 0.7], [0.8, 0.9]])
+    other = pair("a", 1.0, [8.0, 7.0], [6.0, 5.0], apart=[[0.5, 0.6], [0.9, 0.9]])
+    kept = figures.of_network([one, other])
     assert [of["measured_s"] for of in kept] == [[[2.0], [4.0, 3.0]], [[], [6.0, 5.0]]]
     assert [of["processor_s"] for of in kept] == [of["measured_s"] for of in kept]
     assert (figures.num_steps(kept), figures.num_steps([one, other])) == (5, 8)
-    # Halves of the second are without a step; its first round is compared with none.
-    assert figures.spread(kept[1]) == 0
+    # The second has no step in one half, and no turn to compare with the first one's first.
+    assert kept[1]["spread"] == 0
     assert figures.tau_of_halves(kept) is None
     assert figures.order(*kept) == 0
 
 
 def test_a_strategy_whose_steps_all_were_disturbed_keeps_them(figures):
-    quiet = {**pair("a", 1.0, *[1.0] * 9), "processor_s": [[1.0]] * 9, "apart": [[1.0]] * 9}
-    loud = {**pair("a", 1.0, 3.0), "processor_s": [[3.0]], "apart": [[0.5]]}
-    assert figures.undisturbed([quiet, loud]) == [quiet, loud]
+    quiet = pair("a", 1.0, *[1.0] * 9)
+    loud = pair("a", 1.0, *[3.0] * 9, apart=[[0.5]] * 9)
+    assert figures.undisturbed([quiet, quiet, quiet, quiet, loud])[-1] == loud
 
 
 def test_random_strategies_are_those_that_are_predicted_to_lie_far_apart(accuracy):
@@ -110,10 +127,10 @@ def test_orders_that_rounds_do_not_agree_about_are_counted_apart(figures):
     unsteady = pair("a", 2.0, 4, 6, 4, 6, 6, 4)
     assert figures.order(fast, slow) == -1 == -figures.order(slow, fast)
     assert figures.order(fast, unsteady) == 0
-    found = figures.summarize([slow, fast, unsteady])
+    found = figures.summarize(figures.of_network([slow, fast, unsteady]))
     assert (found["orders"], found["undecided_orders"]) == ({"a": 3}, {"a": 1})
     assert found["kendall_tau_of_decided"] == {"a": 1.0}
-    # Tau goes by the quartiles, 9, 5 and 4: one order of three is not as predicted.
+    # Of the median of 0.8 and 1 in its rounds, and 1 and 5/6 of the fast one, the former is less.
     assert found["kendall_tau"]["a"] == pytest.approx(1 / 3)
     assert "1 of 3" in figures.render(found)
     assert figures.tau_of_decided([fast, unsteady]) is None

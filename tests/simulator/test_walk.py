@@ -72,6 +72,28 @@ def test_long_walks_end_where_a_fresh_evaluation_does():
         assert best.rank <= min(start.rank, current.rank)
 
 
+def test_what_was_refused_is_not_simulated_again_and_the_walk_is_the_same():
+    graph = MODELS["alexnet"]()
+    topology = random_problems.machine(np.random.default_rng(1))
+    lowering = Lowering(graph)
+    space = SearchSpace(graph, lowering.dimensions, topology)
+
+    def walk(objective):
+        start = objective.evaluate(space.whole())
+        before = objective._simulator.tasks_simulated
+        rng = np.random.default_rng(0)
+        beta_per_ns = 1000 / start.step_time_ns
+        ends = objective.walk(start, start, space, rng, beta_per_ns, 2000, None)
+        return ends, objective._simulator.tasks_simulated - before
+
+    objective = Objective(Costs(lowering, topology, Roofline()))
+    (first, simulated), (again, simulated_again) = walk(objective), walk(objective)
+    fresh, simulated_afresh = walk(Objective(Costs(lowering, topology, Roofline())))
+    assert first == again == fresh
+    assert simulated_again < simulated / 2
+    assert simulated_afresh == simulated
+
+
 def test_a_walk_stops_with_the_clock():
     graph = MODELS["lenet"]()
     topology = random_problems.machine(np.random.default_rng(0))
