@@ -64,7 +64,7 @@ def of_this_process() -> Cores:
 
 def _speed(core: int) -> float:
     """Arrays per second, on one core; for a thread that does nothing else."""
-    os.sched_setaffinity(0, {core})
+    _set_affinity(0, {core})
     array, roots = np.ones(NUM_ELEMENTS, np.float32), np.empty(NUM_ELEMENTS, np.float32)
     begun, count = time.perf_counter(), 0
     while time.perf_counter() - begun < PROBE_S:
@@ -99,10 +99,11 @@ def _affinity(thread: int) -> set[int] | None:
     """Cores that a thread may use; None if it has ended."""
     try:
         return os.sched_getaffinity(thread)
-    except ProcessLookupError:
+    except OSError:
         return None
 
 
 def _set_affinity(thread: int, cores: set[int]) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    """Nothing happens to a thread that has ended, nor where the system forbids it."""
+    with contextlib.suppress(OSError):
         os.sched_setaffinity(thread, cores)
