@@ -4,8 +4,9 @@
 2. In a round all strategies of a network take turns, near each other, so that a machine that is
    slower for a while is so for all of them. So what counts of a turn is its median step, relative
    to those of the other strategies in the same round; and of these the median over all rounds.
-3. Of means, medians, quartiles and minima, of steps or turns, relative to their round or not, that
-   is what halves of the rounds agree best about. Predictions have no part in that choice.
+3. Halves of the rounds agree better about the order of these than about that of quartiles and
+   minima, or of what is not relative to its round; about means of turns as well. See
+   `costs/README.md` for what the choice makes of figures.
 """
 
 import itertools

@@ -53,7 +53,7 @@ from keras_soap.simulator.timeline import Timeline
 from keras_soap.simulator.walk import walk
 from keras_soap.strategy import moves
 from keras_soap.strategy.parallel_config import ParallelConfig
-from keras_soap.strategy.refusals import no_refusals
+from keras_soap.strategy.refusals import Refusals, no_refusals
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.strategy.strategy import Strategy
 from keras_soap.tasks.build import build
@@ -145,7 +145,7 @@ class Simulator:
         self._pending: Strategy | None = None
         self._numbers: tuple[np.ndarray, np.ndarray]
         self._numbers_of: SearchSpace | None = None
-        self._refusals = no_refusals()
+        self._refusals: Refusals
         # Analytic times cost nothing, so fill in many at once; measured ones are measured.
         self._fill_rows = 4096 if costs.profile.source == "analytic" else 0
 
