@@ -37,11 +37,7 @@ def pytest_collection_finish(session):
     gc.enable()
     if "tensorflow" not in sys.modules:
         return
-    import tensorflow as tf
 
     import keras_soap
 
     keras_soap.use_logical_cpus(NUM_DEVICES)
-    # One for each device and some to spare: devices that wait for each other must not run out.
-    tf.config.threading.set_inter_op_parallelism_threads(NUM_DEVICES + 4)
-    tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -177,14 +177,11 @@ def capture(name: str) -> Any:
 def record(folder: Path) -> None:
     """Trains all networks as this process is told, and leaves their losses in a folder."""
     import keras
-    import tensorflow as tf
 
     import keras_soap
 
     num_devices = int(os.environ["KERAS_SOAP_LOGICAL_CPUS"])
     keras_soap.use_logical_cpus(num_devices)
-    tf.config.threading.set_inter_op_parallelism_threads(num_devices + 4)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
     client = keras_soap.join_cluster()
     keras.config.set_floatx(_DTYPE.value)
     found: Losses = {}

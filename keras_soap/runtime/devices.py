@@ -6,16 +6,21 @@ import tensorflow as tf
 from absl import logging
 
 from keras_soap.errors import ExecutionError
+from keras_soap.topology.local import num_cores
 
 LOGICAL_CPUS = "KERAS_SOAP_LOGICAL_CPUS"
 """Set by `keras_soap.launch`: how many logical CPU devices each client has."""
+
+FEWEST_THREADS = 2
+"""So that an operation of the user's that does hold its thread stops nobody else."""
 
 
 def use_logical_cpus(num_devices: int) -> None:
     """Makes `num_devices` logical CPU devices of the machine's CPU.
 
     Each of them computes in one thread, as if it were a core by itself, so that several do more
-    than one. Numbers of threads that were given to `tf.config.threading` before are left alone.
+    than one; no more threads than there are cores, for which they would only contend. Numbers of
+    threads that were given to `tf.config.threading` before are left alone.
 
     Call it before anything else touches TensorFlow's devices. In a client that
     `keras_soap.launch` has started, the launcher's number counts.
@@ -46,5 +51,6 @@ def use_logical_cpus(num_devices: int) -> None:
     if not threading.get_intra_op_parallelism_threads():
         threading.set_intra_op_parallelism_threads(1)
     if not threading.get_inter_op_parallelism_threads():
-        # One for each device and some to spare: devices that wait must not run out of them.
-        threading.set_inter_op_parallelism_threads(num_devices + 2)
+        # Operations that wait for another device hold no thread, so that none need be to spare.
+        threads = max(FEWEST_THREADS, min(num_devices, num_cores()))
+        threading.set_inter_op_parallelism_threads(threads)

@@ -20,7 +20,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_soap
 from keras_soap import SoapStrategy
@@ -28,8 +27,6 @@ from keras_soap.runtime import cluster
 
 NUM_CLIENTS = int(os.environ["DTENSOR_NUM_CLIENTS"])
 keras_soap.use_logical_cpus(int(os.environ["KERAS_SOAP_LOGICAL_CPUS"]))
-tf.config.threading.set_inter_op_parallelism_threads(8)
-tf.config.threading.set_intra_op_parallelism_threads(1)
 CLIENT = keras_soap.join_cluster(start_timeout_s=60)
 
 from tests.runtime import subjects, test_recurrent  # noqa: E402, F401
