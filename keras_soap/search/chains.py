@@ -7,7 +7,8 @@ import numpy as np
 from keras_soap.objective import Evaluation
 from keras_soap.search.metropolis import ChainState
 from keras_soap.search.problem import Problem
-from keras_soap.strategy.moves import USUAL, Shares
+from keras_soap.strategy.moves import USUAL, Shares, meet
+from keras_soap.strategy.strategy import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +18,12 @@ class Phase:
     Attributes:
         beta_per_ns: How much longer steps are refused.
         shares: Which changes it makes how often.
+        partner: The strategy that crossovers take from, if there are any.
     """
 
     beta_per_ns: float
     shares: Shares = USUAL
+    partner: Strategy | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def advance(
     seconds: float | None,
 ) -> Chain:
     """The chain after `proposals` more, or after `seconds` if that comes first."""
+    if phase.partner is not None:
+        meet(problem.space.moves, problem.space, phase.partner)
     current, best, made = problem.objective.walk(
         chain.state.current,
         chain.state.best,

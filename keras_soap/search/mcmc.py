@@ -8,8 +8,8 @@
    layer somewhere else in each, and go on to details; most chains then begin again where those did
    that found the best.
 3. Then generations follow each other. In each, every chain is annealed shortly, from a sharpness of
-   its own to `COLD` over the best step time so far; the next one begins at the best of what all
-   chains found, one half as many strategies as there are chains.
+   its own to `COLD` over the best step time so far, and now and then takes over a part of what
+   another chain found. `Generations` says where they begin.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
 5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
@@ -26,6 +26,7 @@ import numpy as np
 from keras_soap.objective import Evaluation
 from keras_soap.search import checkpoint, descent
 from keras_soap.search.chains import Chain, Phase, advance
+from keras_soap.search.generations import Generations
 from keras_soap.search.metropolis import ChainState, beta_per_ns
 from keras_soap.search.problem import MOST_PAIRS, NO_OPTIONS, Budget, Problem, RunOptions
 from keras_soap.search.result import SearchResult, StopReason
@@ -51,6 +52,9 @@ GENERATION_HOT = 60.0, 1000.0
 """Where the first chain starts in a generation, and the last."""
 GENERATION_PROPOSALS = 3000
 """Of a chain in a generation, which takes no longer than a cycle."""
+IN_GENERATIONS = Shares(crossover=0.03)
+LAST_CYCLES = 10.5
+"""How many are over when all that was found is brought together."""
 LAYERS, LAYERS_COLD = Shares(layers=0.8), 1000.0
 LAYERS_IN_PLACE, LAYERS_IN_PLACE_COLD = Shares(layers=0.5), COLD
 
@@ -63,27 +67,27 @@ class Stage:
         cycles: How many cycles of the search are over at its end.
         shares: Of changes.
         hot, cold: From which sharpness to which chains are annealed.
-        then: Where they stand at its end: `"best"`, at the best that each saw; `"origin"`, there,
-            and that is where they may begin again; `"again"`, where the best of them began.
+        then: Where they stand at its end: `"origin"`, at the best that each saw, and that is where
+            they may begin again; `"again"`, where the best of them began.
     """
 
     cycles: float
     shares: Shares
     hot: float
     cold: float
-    then: Literal["best", "origin", "again"]
+    then: Literal["origin", "again"]
 
 
 STAGES_CYCLES = 3.5
 """How many are over when generations begin."""
-ON_LAYERS = (Stage(STAGES_CYCLES, LAYERS, HOT, LAYERS_COLD, "best"),)
+ON_LAYERS = (Stage(STAGES_CYCLES, LAYERS, HOT, LAYERS_COLD, "origin"),)
 """Which layers share devices is settled before details are."""
-IN_PLACE = (Stage(STAGES_CYCLES, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "best"),)
+IN_PLACE = (Stage(STAGES_CYCLES, LAYERS_IN_PLACE, HOT, LAYERS_IN_PLACE_COLD, "origin"),)
 """The same without O, where layers only split in other ways."""
 ON_NODES = (
     Stage(0.5, Shares(nodes=1.0), HOT, 300.0, "origin"),
     Stage(1.75, Shares(layers=0.1), 300.0, COLD, "again"),
-    Stage(STAGES_CYCLES, Shares(layers=0.1), 200.0, COLD, "best"),
+    Stage(STAGES_CYCLES, Shares(layers=0.1), 200.0, COLD, "origin"),
 )
 """Layers on whole nodes first; then details, shortly, to see what comes of these; then at length
 those of which most came."""
@@ -92,8 +96,9 @@ ORIGINS = 4
 STARTS_SHARE = 0.05
 """Of a budget of seconds, to simulate starts on whole nodes: with a thousand devices each takes
 long."""
-LEAST_SHARE = 0.7
-"""Of the budget that is spent before a lack of improvement ends the search."""
+LEAST_SHARE = 0.8
+"""Of the budget that is spent before a lack of improvement ends the search: by then all that was
+found has been brought together."""
 
 
 def search(
@@ -216,6 +221,7 @@ class _Sampling:
         self.num_cores = num_cores
         self.plans = _plans(problem, len(chains))
         self.cycles_over = self._cycles()
+        self.generations = Generations()
         self.generation_from = self._made(), self.cycles_over
         self.improved_at = self._spent_so_far()
         self.best: Evaluation = tracker.best
@@ -266,7 +272,8 @@ class _Sampling:
         hottest, coldest = GENERATION_HOT
         hot = hottest * (coldest / hottest) ** (chain.number / max(1, len(self.chains) - 1))
         sharpness = hot * (COLD / hot) ** min(1.0, self._passed_of_generation())
-        return Phase(beta_per_ns(self.tracker.best, sharpness))
+        partner = self.chains[int(chain.rng.integers(len(self.chains)))].state.best.strategy
+        return Phase(beta_per_ns(self.tracker.best, sharpness), IN_GENERATIONS, partner)
 
     def _passed_of_generation(self) -> float:
         """Its share that is over."""
@@ -275,12 +282,9 @@ class _Sampling:
         return max(by_proposals, self._cycles() - cycles)
 
     def _begin_generation(self) -> None:
-        """Puts chains at the best of what all found; no two such strategies take equally long."""
-        found: dict[tuple[int, int], Evaluation] = {}
-        for chain in self.chains:
-            found.setdefault(chain.state.best.rank, chain.state.best)
-        ranked = sorted(found.values(), key=lambda evaluation: evaluation.rank)
-        starts = ranked[: (len(self.chains) + 1) // 2]
+        """Puts chains where `Generations` says, in turn."""
+        last = self.cycles_over >= LAST_CYCLES
+        starts = self.generations.starts(self.chains, self.tracker.best, last)
         for chain in self.chains:
             start = starts[chain.number % len(starts)]
             self.chains[chain.number] = dataclasses.replace(chain, state=ChainState(start, start))
@@ -295,13 +299,9 @@ class _Sampling:
         origins = self._best_origins(numbers) if stage.then == "again" else []
         for turn, number in enumerate(numbers):
             chain = self.chains[number]
-            origin, start = chain.origin, chain.state.best
-            if stage.then == "origin":
-                origin = start
-            elif stage.then == "again":
-                origin = start = origins[turn % len(origins)]
+            start = chain.state.best if stage.then == "origin" else origins[turn % len(origins)]
             state = ChainState(start, start)
-            self.chains[number] = dataclasses.replace(chain, state=state, origin=origin)
+            self.chains[number] = dataclasses.replace(chain, state=state, origin=start)
 
     def _best_origins(self, numbers: Sequence[int]) -> list[Evaluation]:
         """Of the chains that found the best; of no more than half the heaviest layer lies alike."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 USED, NUM_CHANGED, NUM_SCALARS = range(3)
 
 # Moves.shares
-LAYERS, COPY, SPREAD, NODES = range(4)
+LAYERS, COPY, SPREAD, NODES, CROSSOVER = range(5)
 
 
 class Shares(NamedTuple):
@@ -32,12 +32,14 @@ class Shares(NamedTuple):
         copy: Of the others, those that take over the devices of a neighbour.
         spread: Of the others, those that spread to neighbours.
         nodes: Of all changes, those of layers to whole nodes.
+        crossover: Of the rest of all, those that take over what `Moves.partner_choice` has.
     """
 
     layers: float = 0.02
     copy: float = 0.5
     spread: float = 0.6
     nodes: float = 0.0
+    crossover: float = 0.0
 
 
 USUAL = Shares()
@@ -55,7 +57,7 @@ class Moves(NamedTuple):
     num_devices: int
     places: bool
     family_of: np.ndarray  # (operators,)
-    placed: np.ndarray  # families of operators that are no inputs, as often as they have members
+    placed: np.ndarray  # families of operators that are no inputs
     is_input: np.ndarray  # int8 (families,)
     member_start: np.ndarray  # (families + 1,)
     members: np.ndarray  # operators
@@ -89,6 +91,8 @@ class Moves(NamedTuple):
     degrees: np.ndarray  # (dimensions,)
     best_choice: np.ndarray  # (families,) the best strategy so far
     best_devices: np.ndarray  # int32 (families, devices) likewise
+    partner_choice: np.ndarray  # (families,) the strategy that crossovers take from
+    partner_devices: np.ndarray  # int32 (families, devices) likewise
 
 
 def make_moves(space: "SearchSpace") -> Moves:
@@ -126,7 +130,7 @@ def make_moves(space: "SearchSpace") -> Moves:
         num_devices,
         space.places,
         family_of,
-        family_of[is_input[family_of] == 0],
+        np.flatnonzero(is_input == 0),
         is_input,
         _starts(space.families),
         np.array(list(itertools.chain(*space.families)), np.int64),
@@ -158,6 +162,8 @@ def make_moves(space: "SearchSpace") -> Moves:
         np.zeros(num_families, np.int8),
         np.zeros(num_devices, np.int32),
         np.ones(most, np.int64),
+        np.zeros(num_families, np.int64),
+        here.copy(),
         np.zeros(num_families, np.int64),
         here.copy(),
     )
@@ -204,10 +210,21 @@ def _node_choices(space: "SearchSpace", across: np.ndarray) -> np.ndarray:
 
 def stand_at(moves: Moves, space: "SearchSpace", strategy: Strategy) -> None:
     """Puts the chain at `strategy`, which must be in the space."""
+    _fill_in(moves.choice, moves.devices, space, strategy)
+
+
+def meet(moves: Moves, space: "SearchSpace", partner: Strategy) -> None:
+    """Makes `partner`, which must be in the space, what crossovers take from."""
+    _fill_in(moves.partner_choice, moves.partner_devices, space, partner)
+
+
+def _fill_in(
+    choice: np.ndarray, devices: np.ndarray, space: "SearchSpace", strategy: Strategy
+) -> None:
     for family, members in enumerate(space.families):
         config = strategy.configs[members[0]]
-        moves.choice[family] = space.choice(family, config.degrees)
-        moves.devices[family, : config.num_parts] = config.devices
+        choice[family] = space.choice(family, config.degrees)
+        devices[family, : config.num_parts] = config.devices
 
 
 def refill(moves: Moves, rng: np.random.Generator) -> None:

@@ -12,14 +12,17 @@
 4. Some changes of layers are made in all blocks that are alike (see `twins`), or in those of them
    that until now did as this one.
 5. Some are of layers to whole nodes: see `node_proposals`.
-6. How many there are of each kind, `Moves.shares` says.
+6. Some take over what another chain's strategy has: see `crossover`.
+7. How many there are of each kind, `Moves.shares` says.
 """
 
 import math
 
 from keras_soap.jit import entry, njit
+from keras_soap.strategy.crossover import cross_over
 from keras_soap.strategy.moves import (
     COPY,
+    CROSSOVER,
     LAYERS,
     NODES,
     NUM_CHANGED,
@@ -309,6 +312,9 @@ def propose(moves):
         propose_nodes(moves)
         if draw(moves) < TWINS_SHARE:
             _extend_to_twins(moves)
+    elif moves.shares[CROSSOVER] > 0 and draw(moves) < moves.shares[CROSSOVER]:
+        if not cross_over(moves):
+            _propose_some(moves)
     elif draw(moves) < moves.shares[LAYERS]:
         family = moves.layers[draw_below(moves, len(moves.layers))]
         together = _draw_for_layer(moves, family)

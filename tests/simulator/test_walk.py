@@ -7,10 +7,18 @@ from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.zoo import MODELS
 from keras_soap.objective import Objective
 from keras_soap.search.metropolis import ChainState, step
-from keras_soap.strategy.moves import ONE_OPERATOR, USUAL, Shares
+from keras_soap.strategy.moves import ONE_OPERATOR, USUAL, Shares, meet
 from keras_soap.strategy.search_space import SearchSpace
 from keras_soap.tasks.lowering import Costs, Lowering
 from tests.simulator import random_problems
+
+ALL_SHARES = (
+    USUAL,
+    Shares(layers=1.0),
+    ONE_OPERATOR,
+    Shares(nodes=0.8),
+    Shares(crossover=0.9),
+)
 
 
 def assert_walks_as_defined(seed: int, num_steps: int = 25) -> int:
@@ -28,9 +36,10 @@ def assert_walks_as_defined(seed: int, num_steps: int = 25) -> int:
     current = best = walking.evaluate(start.strategy)
     beta_per_ns = float(rng.choice([1, 30, 1000])) / max(start.step_time_ns, 1)
     accepted = 0
+    meet(space.moves, space, space.random_strategy(rng))
     for number in range(num_steps):
         chance = [np.random.default_rng([seed, number]) for _ in range(2)]
-        shares = (USUAL, Shares(layers=1.0), ONE_OPERATOR, Shares(nodes=0.8))[number % 4]
+        shares = ALL_SHARES[number % len(ALL_SHARES)]
         state, info = step(chance[0], state, space, stepping, beta_per_ns, shares)
         accepted += info.accepted
         current, best, made = walking.walk(
