@@ -37,7 +37,7 @@ from keras_soap.strategy.parallel_config import ParallelConfig
 
 FEWEST_CHAINS = 4
 MOST_CHAINS = 16
-CHAIN_PROPOSALS = 60_000
+CHAIN_PROPOSALS = 30_000
 """Of a chain, in a long search: longer annealings gain less than more of them do."""
 DESCENT_SHARE = 0.15
 ROUNDS = 128

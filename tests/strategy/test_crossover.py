@@ -65,5 +65,5 @@ def test_beside_a_partner_that_is_the_same_changes_are_the_usual_ones():
     strategy = space.random_strategy(np.random.default_rng(0))
     meet(space.moves, space, strategy)
     rng = np.random.default_rng(0)
-    after = {strategy.replace(space.random_change(rng, strategy, ONLY_CROSSOVERS)) for _ in "ab" * 9}
-    assert len(after - {strategy}) > 5
+    changes = [space.random_change(rng, strategy, ONLY_CROSSOVERS) for _ in range(18)]
+    assert len({strategy.replace(change) for change in changes} - {strategy}) > 5
