@@ -5,7 +5,9 @@
 2. So chains become alike. When generations gain no more, an epoch is over, and the next one begins
    where the first generation did: where such a search ends is chance to a good part, and what it
    ends at is hard to leave, since several operators would have to change at once.
-3. The last generations begin at what all epochs found: crossovers may put it together.
+3. While some of them do not fit into memory, what is gained is not time, and an epoch goes on.
+4. The last generations begin at what all epochs found: crossovers may put it together. Of a search
+   that was resumed, that is what it found since, and the best.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,6 +47,9 @@ class Generations:
             if not self._are_last:
                 starts = _best(most, [*starts, *self.found, best])
             self._are_last = True
+            return starts
+        if not all(start.feasible for start in starts):
+            self._mean_ns = []
             return starts
         self._mean_ns.append(sum(start.step_time_ns for start in starts) / len(starts))
         before = self._mean_ns[-1 - PATIENCE :]

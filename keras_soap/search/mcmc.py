@@ -53,6 +53,7 @@ GENERATION_HOT = 60.0, 1000.0
 GENERATION_PROPOSALS = 3000
 """Of a chain in a generation, which takes no longer than a cycle."""
 IN_GENERATIONS = Shares(crossover=0.03)
+"""With many more, chains are alike before they have found much."""
 LAST_CYCLES = 10.5
 """How many are over when all that was found is brought together."""
 LAYERS, LAYERS_COLD = Shares(layers=0.8), 1000.0
@@ -272,6 +273,7 @@ class _Sampling:
         hottest, coldest = GENERATION_HOT
         hot = hottest * (coldest / hottest) ** (chain.number / max(1, len(self.chains) - 1))
         sharpness = hot * (COLD / hot) ** min(1.0, self._passed_of_generation())
+        # By the chain's own chance, so that it is the same however many cores there are.
         partner = self.chains[int(chain.rng.integers(len(self.chains)))].state.best.strategy
         return Phase(beta_per_ns(self.tracker.best, sharpness), IN_GENERATIONS, partner)
 

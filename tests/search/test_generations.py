@@ -8,16 +8,16 @@ from keras_soap.search.metropolis import ChainState
 from keras_soap.strategy.strategy import Strategy
 
 
-def found(step_time_ns):
-    return Evaluation(Strategy(()), step_time_ns, 0, 0, ())
+def found(step_time_ns, excess_bytes=0):
+    return Evaluation(Strategy(()), step_time_ns, 0, excess_bytes, ())
 
 
-def chains_at(bests, origins=(900, 800, 700, 600)):
+def chains_at(bests, origins=(900, 800, 700, 600), excess_bytes=0):
     return [
         Chain(
             number,
             np.random.default_rng(number),
-            ChainState(found(5000), found(best)),
+            ChainState(found(5000), found(best, excess_bytes)),
             0,
             found(origin),
         )
@@ -59,6 +59,14 @@ def test_an_epoch_goes_on_while_what_its_generations_begin_at_gets_faster(gained
         slower = 600_000 - 1_000 * number
         bests = [slower] * 4 if gained == "the best" else [400_000, slower, slower, slower]
         generations.starts(chains_at(bests), BEST, last=False)
+    assert generations.found == []
+
+
+def test_an_epoch_goes_on_while_what_was_found_does_not_fit_into_memory():
+    generations = Generations()
+    for excess_bytes in range(4 * PATIENCE, 0, -1):
+        starts = generations.starts(chains_at([500] * 4, excess_bytes=excess_bytes), BEST, False)
+        assert [start.excess_bytes for start in starts] == [excess_bytes]
     assert generations.found == []
 
 
