@@ -1,6 +1,6 @@
 """What the accuracy benchmark makes of its (network, strategy) pairs.
 
-1. Steps count in which each core was one of its own (`keras_soap.costs.cores`).
+1. Steps count in which cores were as fast as they usually are (`keras_soap.costs.cores`).
 2. In a round all strategies of a network take turns, near each other, so that a machine that is
    slower for a while is so for all of them. So what counts of a turn is its median step, relative
    to those of the other strategies in the same round; and of these the median over all rounds.
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_soap.costs.cores import LEAST_APART
+from keras_soap.costs.cores import LEAST_SPEED
 
 Pair = Mapping[str, Any]
 """`model`, `strategy`, `predicted_s`, and by turn the seconds of each step: `measured_s`, in
-`processor_s` those of all cores together, and how fast cores were beside each other: `apart`.
-`of_network` adds the seconds of a step, `step_s`, and how far halves of the rounds are from them,
-in proportion, `spread`."""
+`processor_s` those of all cores together, and how fast cores were: `speed`. `of_network` adds the
+seconds of a step, `step_s`, and how far halves of the rounds are from them, in proportion,
+`spread`."""
 
 
 CHANCE = 0.05
@@ -43,15 +43,15 @@ def of_network(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def undisturbed(pairs: Sequence[Pair]) -> list[Pair]:
-    """Pairs of one network with those steps only in which each core was one of its own.
+    """Pairs of one network with those steps only in which cores were as fast as they usually are.
 
-    As far as it usually is on this machine. A turn may be left with no step, but not all of them.
+    A turn may be left with no step, but not all of them.
     """
-    ratios = [ratio for pair in pairs for turn in pair["apart"] for ratio in turn]
-    least = LEAST_APART * float(np.quantile(ratios, 0.75))
+    speeds = [speed for pair in pairs for turn in pair["speed"] for speed in turn]
+    least = LEAST_SPEED * float(np.quantile(speeds, 0.75))
     kept = []
     for pair in pairs:
-        whole = [[ratio >= least for ratio in turn] for turn in pair["apart"]]
+        whole = [[speed >= least for speed in turn] for turn in pair["speed"]]
         if any(map(any, whole)):
             clocks = ("measured_s", "processor_s")
             steps = {clock: list(map(_compress, pair[clock], whole)) for clock in clocks}

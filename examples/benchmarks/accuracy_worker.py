@@ -200,7 +200,7 @@ def measure(name: str, folder: Path, options: Options) -> None:
     fits = {made: _Fit(name, folder / f"{made}.pb", options) for made in planned}
     for number in range(options.num_rounds):
         for made in list(fits) if number % 2 == 0 else reversed(fits):
-            turns = done.setdefault(made, {"measured_s": [], "processor_s": [], "apart": []})
+            turns = done.setdefault(made, {"measured_s": [], "processor_s": [], "speed": []})
             if len(turns["measured_s"]) <= number:
                 for figure, of_steps in fits[made].turn().items():
                     turns[figure].append(of_steps)
@@ -226,14 +226,14 @@ class _Fit:
         self._run(FIRST_STEPS)
 
     def turn(self) -> dict[str, list[float]]:
-        """Seconds of each step, those of all cores together in it, and `Cores.apart` around it."""
+        """Seconds of each step, those of all cores together in it, and `Cores.speed` around it."""
         marks = self._run(WARMUP_STEPS + self._options.num_steps)[WARMUP_STEPS - 1 :]
         steps = list(itertools.pairwise(marks))
         clocks = [np.subtract(after.ended, before.begins).tolist() for before, after in steps]
         return {
             "measured_s": [seconds for seconds, _ in clocks],
             "processor_s": [seconds for _, seconds in clocks],
-            "apart": [min(before.apart, after.apart) for before, after in steps],
+            "speed": [min(before.speed, after.speed) for before, after in steps],
         }
 
     def _run(self, num_steps: int) -> list["_Mark"]:
@@ -246,8 +246,8 @@ class _Fit:
         def mark(batch: int, logs: dict[str, Any]) -> None:
             float(logs["loss"])  # Comes when the step has ended.
             ended = _clocks()
-            apart = self._cores.apart()
-            marks.append(_Mark(ended, apart, _clocks()))
+            speed = self._cores.speed()
+            marks.append(_Mark(ended, speed, _clocks()))
 
         clock = keras.callbacks.LambdaCallback(on_train_batch_end=mark)
         data = tf.data.Dataset.from_tensors(self._batch).cache().repeat(num_steps)
@@ -260,12 +260,12 @@ class _Mark(NamedTuple):
 
     Attributes:
         ended: What the clock and the processor time of all cores were when the first had ended.
-        apart: `Cores.apart` then.
+        speed: `Cores.speed` then.
         begins: What both were when the second began.
     """
 
     ended: tuple[float, float]
-    apart: float
+    speed: float
     begins: tuple[float, float]
 
 

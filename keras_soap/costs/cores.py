@@ -1,13 +1,15 @@
-"""Whether cores are as fast beside each other as they are alone.
+"""How fast cores are at the moment, beside each other or one of them alone.
 
-Cores of a virtual machine may be one of its host's at one moment and several at the next, and two
-logical CPUs of a processor may be one core. The operating system cannot tell: only the speed can.
+Cores of a virtual machine may be one of its host's at one moment and several at the next, two
+logical CPUs of a processor may be one core, and others on the host slow a core down for seconds or
+minutes. The operating system cannot tell: only the speed can.
 """
 
 import contextlib
 import functools
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,55 +22,75 @@ PROBE_S = 0.015
 MOST_CORES = 8
 """That are compared. With many more threads would wait for Python's lock."""
 
-NUM_ELEMENTS = 131_072
-"""Of an array that a core computes roots of, for the same reason: so that it takes long enough."""
+MATRICES = 32, 64, 64
+"""That a core multiplies, as what is timed mostly does: other work, such as square roots, is slowed
+down by others, too, but by less. So small that no library shares them out over cores, and so many
+that it takes long enough for the same reason as above."""
 
-LEAST_APART = 0.85
-"""How fast cores are beside each other while they are apart, of how fast they can be."""
+FASTEST = 0.9
+"""Of what a core alone was seen to do this quantile counts as what it can do: a few moments are
+faster, as those in which its clock is."""
+
+MOST_SEEN = 4096
+"""Moments that are kept."""
+
+LEAST_SPEED = 0.88
+"""Of the speed that cores can have; at slower moments they are hindered."""
 
 
 class Cores:
-    """Those that this process may use."""
+    """Those that this thread may use: all of the process, or fewer for a while."""
 
     def __init__(self):
-        self._best = 1.0
+        self._alone: deque[float] = deque(maxlen=MOST_SEEN)
+        self._best: dict[int, float] = {}
 
-    def apart(self) -> float:
-        """How fast they are together, over how fast they were if each were alone.
+    def speed(self) -> float:
+        """How fast they are at the moment, all at work together, over what one can do alone.
 
-        1 if none shares anything with another, and where they cannot be told apart (not on Linux).
+        1 where nothing hinders them, and where nothing can be told (not on Linux).
         """
-        if not hasattr(os, "sched_setaffinity"):
+        numbers = _numbers()
+        if not numbers:
             return 1.0
-        numbers = sorted(os.sched_getaffinity(0))[:MOST_CORES]
         with ThreadPoolExecutor(len(numbers)) as threads:
-            alone = threads.submit(_speed, numbers[0]).result()
-            ratio = sum(threads.map(_speed, numbers)) / len(numbers) / alone
-        self._best = min(1.0, max(self._best, ratio))
+            together = alone = threads.submit(_speed, numbers[0]).result()
+            if len(numbers) > 1:
+                together = sum(threads.map(_speed, numbers)) / len(numbers)
+        self._alone.append(alone)
+        ratio = min(1.0, together / float(np.quantile(self._alone, FASTEST)))
+        self._best[len(numbers)] = max(self._best.get(len(numbers), 1.0), ratio)
         return ratio
 
-    def enough(self, ratio: float) -> bool:
-        """Whether cores are as far apart as can be, if `apart` says `ratio`."""
-        return ratio >= LEAST_APART * self._best
+    def enough(self, speed: float) -> bool:
+        """Whether nothing that ever changes hinders them, if this is their speed."""
+        return speed >= LEAST_SPEED * self._best.get(len(_numbers()), 1.0)
 
-    def settle_for(self, ratio: float) -> None:
-        """What `apart` says at most, as long as it does not say more."""
-        self._best = min(1.0, ratio)
+    def settle_for(self, speed: float) -> None:
+        """They are as fast as they can be at this speed, as long as they are no faster."""
+        self._best[len(_numbers())] = speed
 
 
 @functools.cache
 def of_this_process() -> Cores:
-    """The one that knows how far apart cores were so far."""
+    """The one that knows how fast cores were so far."""
     return Cores()
 
 
+def _numbers() -> list[int]:
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    return sorted(os.sched_getaffinity(0))[:MOST_CORES]
+
+
 def _speed(core: int) -> float:
-    """Arrays per second, on one core; for a thread that does nothing else."""
+    """Products per second, on one core; for a thread that does nothing else."""
     _set_affinity(0, {core})
-    array, roots = np.ones(NUM_ELEMENTS, np.float32), np.empty(NUM_ELEMENTS, np.float32)
+    matrices, products = np.ones(MATRICES, np.float32), np.empty(MATRICES, np.float32)
+    np.matmul(matrices, matrices, out=products)
     begun, count = time.perf_counter(), 0
     while time.perf_counter() - begun < PROBE_S:
-        np.sqrt(array, out=roots)
+        np.matmul(matrices, matrices, out=products)
         count += 1
     return count / (time.perf_counter() - begun)
 

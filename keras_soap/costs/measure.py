@@ -132,22 +132,13 @@ class MeasuredProfile:
         looks = [self._entries[key].num_looks for key in part_keys(operator, regions)]
         return min(looks)
 
-    def measure_again(
-        self, operator: Operator, regions: Regions, keep_shorter: bool = False
-    ) -> None:
-        """Measures parts of which something is known already.
-
-        Args:
-            operator: An operator of the model.
-            regions: Of its parts.
-            keep_shorter: Whether of what was known and what is measured now the shorter counts,
-                rather than the latter.
-        """
+    def measure_again(self, operator: Operator, regions: Regions) -> None:
+        """Measures parts of which something is known already; the new times replace it."""
         done: set[str] = set()
         for index, key in enumerate(part_keys(operator, regions)):
             if key not in done:
                 done.add(key)
-                self._measure(operator, regions, index, key, self._entries[key], keep_shorter)
+                self._measure(operator, regions, index, key, self._entries[key].num_looks)
 
     def measure_updates(self) -> None:
         """Makes sure that updates of all sizes are known."""
@@ -206,8 +197,7 @@ class MeasuredProfile:
         regions: Regions,
         index: int,
         key: str,
-        known: PartTime | None = None,
-        keep_shorter: bool = False,
+        num_looks: int = 0,
     ) -> PartTime:
         time = self._run.measure_part(
             self._captured,
@@ -219,10 +209,7 @@ class MeasuredProfile:
             self._precision,
             self._cores,
         )
-        if known is not None:
-            if keep_shorter:
-                time = min(known, time, key=lambda one: one.forward_ns + one.backward_ns)
-            time = dataclasses.replace(time, num_looks=known.num_looks + 1)
+        time = dataclasses.replace(time, num_looks=num_looks + 1)
         self._entries[key] = time
         self._keep(self._cache_key(operator, key), time, operator.name)
         return time

@@ -198,12 +198,10 @@ def _timed(
     runners: Sequence[Callable[[], object]], device: str, precision: Precision, cores: int
 ) -> Timing:
     """By the clock, or by processor time if that is shared out, on the cores that a task has."""
-    if cores == 1:
-        return work_in_turn(runners, precision)
-    several = of_this_process() if "CPU" in device else None
+    at_work = of_this_process() if "CPU" in device else None
     if cores:
-        return work_in_turn(runners, precision, several)
-    return time_in_turn(runners, precision, cores=several)
+        return work_in_turn(runners, precision, at_work, one_core=cores == 1)
+    return time_in_turn(runners, precision, cores=at_work)
 
 
 def measure_task_overhead(device: str, precision: Precision, cores: int = 0) -> PartTime:

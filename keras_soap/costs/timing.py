@@ -4,10 +4,11 @@
    What a function takes beyond another is the median of the differences within rounds.
 2. Rounds stop when the 95 % confidence interval of the median is narrow enough, or time is up.
 3. Interference only ever slows: rounds far above the median are left out.
-4. So are rounds in which cores hinder each other that at other moments do not: see `cores`. Where
-   it makes no difference, processor time is taken on one core.
+4. So are rounds in which cores are slower than at other moments, as they or others hinder them:
+   see `cores`. Where it makes no difference, processor time is taken on one core.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ DEVIATION_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
 """Standard error of a median over that of a mean, for the same."""
 
-PATIENCE = 10
-"""How many times as long rounds are repeated at most while cores hinder each other."""
+PATIENCE = 4
+"""How many times as long rounds are repeated at most while cores are slow."""
 
 OUTLIER_DEVIATIONS = 5.0
 """A round that is this many standard deviations above the median has met something else."""
@@ -77,13 +78,13 @@ def time_in_turn(
             run before, so that nothing is traced or allocated for the first time.
         precision: When to stop.
         clock_ns: What is to be told: the time that passes, or that of processors.
-        cores: Those of which several are at work at once; rounds in which they are not as far apart
-            as they can be do not count, unless others are too long in coming.
+        cores: Those that are at work; rounds in which they are slower than they can be do not
+            count, unless others are too long in coming.
     """
     rounds: list[list[int]] = []
-    ratios: list[float] = []
+    speeds: list[float] = []
     began = clock_ns()
-    before = cores.apart() if cores else 1.0
+    before = cores.speed() if cores else 1.0
     while True:
         row = []
         for function in functions:
@@ -91,18 +92,18 @@ def time_in_turn(
             function()
             row.append(clock_ns() - start)
         rounds.append(row)
-        after = cores.apart() if cores else 1.0
-        ratios.append(min(before, after))
+        after = cores.speed() if cores else 1.0
+        speeds.append(min(before, after))
         before = after
         counted = [
-            row for row, r in zip(rounds, ratios, strict=True) if not cores or cores.enough(r)
+            row for row, s in zip(rounds, speeds, strict=True) if not cores or cores.enough(s)
         ]
         if len(counted) < precision.min_runs:
             if not cores or clock_ns() - began < 1e9 * PATIENCE * precision.seconds:
                 continue
             if len(rounds) < precision.min_runs:
                 continue
-            cores.settle_for(max(ratios))
+            cores.settle_for(max(speeds))
             counted = rounds
         kept = without_outliers(np.array(counted, np.float64))
         beyond = kept[:, -1] - kept[:, 0]
@@ -118,19 +119,21 @@ def time_in_turn(
 
 
 def work_in_turn(
-    functions: Sequence[Callable[[], object]], precision: Precision, cores: Cores | None = None
+    functions: Sequence[Callable[[], object]],
+    precision: Precision,
+    cores: Cores | None = None,
+    one_core: bool = False,
 ) -> Timing:
     """Times `functions` against each other by processor time.
 
     Args:
         functions: As those of `time_in_turn`.
         precision: When to stop.
-        cores: Those that are at work at once; by default all threads share one of them.
+        cores: Those that are at work, as there.
+        one_core: Whether all threads share one core.
     """
-    if cores:
+    with on_one_core() if one_core else contextlib.nullcontext():
         return time_in_turn(functions, precision, time.process_time_ns, cores)
-    with on_one_core():
-        return time_in_turn(functions, precision, time.process_time_ns)
 
 
 def deviation(values: np.ndarray) -> float:

@@ -286,6 +286,6 @@ def _time(
         timing = time_in_turn(runners, precision, cores=cores)
         time_ns = timing.beyond_previous_ns[0] // hops
     if pool_size > 1:
-        work = work_in_turn(runners, precision)
+        work = work_in_turn(runners, precision, cores, one_core=True)
         time_ns = max(time_ns, work.beyond_previous_ns[0] // hops // cores_per_place())
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

@@ -28,10 +28,6 @@ HEAVIEST_SHARE = 0.8
 MOST_HEAVIEST = 6
 """Of them, as measuring takes time."""
 
-NUM_LOOKS = 3
-"""At each of them, at moments apart: while others use the machine a task gets fewer cores than it
-could use, so the shortest time counts."""
-
 SEVERAL_CORES = 1.2
 """A task that uses more of them when it is alone has all cores."""
 
@@ -97,17 +93,11 @@ def with_measured_pool(
     # But for gradients of weights, which are tasks of their own.
     heaviest = _heaviest(lowering, device)
     alone_ns, share_ns = 0, 0
-    looks = heaviest * NUM_LOOKS
-    bar = tqdm(looks, "measuring cores", disable=not progress, leave=False)
-    for number, (operator, count) in enumerate(bar):
+    for operator, count in tqdm(heaviest, "measuring cores", disable=not progress, leave=False):
         whole = _whole(lowering, operator)
         alone, share = (profile.part_times_ns(operator, whole, device) for profile in profiles)
-        if profiles[0].num_looks(operator, whole) <= number // len(heaviest):
-            profiles[0].measure_again(operator, whole, keep_shorter=True)
-            alone = profiles[0].part_times_ns(operator, whole, device)
-        if number >= len(looks) - len(heaviest):
-            alone_ns += count * int(alone.forward[0] + alone.backward[0])
-            share_ns += count * int(share.forward[0] + share.backward[0])
+        alone_ns += count * int(alone.forward[0] + alone.backward[0])
+        share_ns += count * int(share.forward[0] + share.backward[0])
     utilization = share_ns / max(1, alone_ns)
     if utilization * cores_of_task(together) <= SEVERAL_CORES:
         return each_a_core

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from keras_soap.costs.timing import (
+    PATIENCE,
     Precision,
     deviation,
     time_in_turn,
@@ -81,19 +82,23 @@ def test_deviation_is_that_of_a_normal_distribution():
     assert len(without_outliers(values[:, None])) > 99_990
 
 
-def test_processor_time_is_that_of_one_core():
-    seen = []
-    work_in_turn([lambda: None, lambda: seen.append(os.sched_getaffinity(0))], Precision())
+def test_processor_time_is_that_of_one_core_where_that_is_asked_for():
+    seen: list[set[int]] = []
+    functions = [lambda: None, lambda: seen.append(os.sched_getaffinity(0))]
+    work_in_turn(functions, Precision(), one_core=True)
     assert set(map(len, seen)) == {1}
+    seen.clear()
+    work_in_turn(functions, Precision())
+    assert set(map(frozenset, seen)) == {frozenset(os.sched_getaffinity(0))}
 
 
 class Together:
-    """Cores of which is known how far apart they are at the next moments, and then always."""
+    """Cores of which is known how fast they are at the next moments, and then always."""
 
     def __init__(self, clock, *ratios):
         self.clock, self.ratios, self.best = clock, list(ratios), 1.0
 
-    def apart(self):
+    def speed(self):
         self.clock.now += 1_000_000
         return self.ratios.pop(0) if len(self.ratios) > 1 else self.ratios[0]
 
@@ -107,7 +112,7 @@ class Together:
 def test_rounds_in_which_cores_hinder_each_other_do_not_count():
     clock = Clock()
     functions = [clock.function(endless(100)), clock.function(endless(900, 900, 900, 500))]
-    # Of four rounds the last is between two moments at which they are apart, ever again.
+    # Of four rounds the last is between two moments at which they are fast, ever again.
     cores = Together(clock, *(1.0, 0.5, 0.5, 1.0) * 10)
     timing = time_in_turn(functions, Precision(min_runs=5), clock, cores)
     assert (timing.beyond_previous_ns, timing.num_runs) == ((400,), 5)
@@ -121,7 +126,7 @@ def test_where_cores_always_hinder_each_other_all_rounds_count_after_some_patien
     precision = Precision(min_runs=5, seconds=0.1)
     timing = time_in_turn(functions, precision, clock, cores)
     assert timing.beyond_previous_ns == (1_000_000,)
-    # 2 ms each, for ten times as long as they would be repeated.
-    assert timing.num_runs == 500
+    # 2 ms each, for so many times as long as they would be repeated.
+    assert timing.num_runs == 50 * PATIENCE
     assert cores.best == 0.6
     assert time_in_turn(functions, precision, clock, cores).num_runs == 5

@@ -23,7 +23,7 @@ def figures(accuracy):
     return accuracy["accuracy_figures"]
 
 
-def pair(model, predicted, *turns, apart=None):
+def pair(model, predicted, *turns, speed=None):
     """A pair whose turns have one step each, or those of a list."""
     measured = [turn if isinstance(turn, list) else [turn] for turn in turns]
     return {
@@ -32,7 +32,7 @@ def pair(model, predicted, *turns, apart=None):
         "predicted_s": predicted,
         "measured_s": measured,
         "processor_s": measured,
-        "apart": apart or [[1.0] * len(turn) for turn in measured],
+        "speed": speed or [[1.0] * len(turn) for turn in measured],
     }
 
 
@@ -79,8 +79,8 @@ def test_how_far_halves_of_the_rounds_are_from_all_is_told(figures):
 
 def test_steps_count_in_which_cores_were_as_fast_as_they_usually_are(figures):
     # Three quarters are up to 0.9, and 85 % of that is 0.765.
-    one = pair("a", 1.0, [2.0, 1.0], [4.0, 3.0], apart=[[0.9, 0.7], [0.8, 0.9]])
-    other = pair("a", 1.0, [8.0, 7.0], [6.0, 5.0], apart=[[0.5, 0.6], [0.9, 0.9]])
+    one = pair("a", 1.0, [2.0, 1.0], [4.0, 3.0], speed=[[0.9, 0.7], [0.8, 0.9]])
+    other = pair("a", 1.0, [8.0, 7.0], [6.0, 5.0], speed=[[0.5, 0.6], [0.9, 0.9]])
     kept = figures.of_network([one, other])
     assert [of["measured_s"] for of in kept] == [[[2.0], [4.0, 3.0]], [[], [6.0, 5.0]]]
     assert [of["processor_s"] for of in kept] == [of["measured_s"] for of in kept]
@@ -93,7 +93,7 @@ def test_steps_count_in_which_cores_were_as_fast_as_they_usually_are(figures):
 
 def test_a_strategy_whose_steps_all_were_disturbed_keeps_them(figures):
     quiet = pair("a", 1.0, *[1.0] * 9)
-    loud = pair("a", 1.0, *[3.0] * 9, apart=[[0.5]] * 9)
+    loud = pair("a", 1.0, *[3.0] * 9, speed=[[0.5]] * 9)
     assert figures.undisturbed([quiet, quiet, quiet, quiet, loud])[-1] == loud
 
 
@@ -169,7 +169,7 @@ def test_only_the_turns_that_are_missing_are_measured(accuracy, tmp_path, monkey
             if len(timed) == 3:
                 raise KeyboardInterrupt
             timed.append(self.strategy)
-            return {"measured_s": [float(len(timed))], "processor_s": [0.0], "apart": [1.0]}
+            return {"measured_s": [float(len(timed))], "processor_s": [0.0], "speed": [1.0]}
 
     monkeypatch.setattr(worker, "_Fit", Fit)
     monkeypatch.setattr(worker, "start_devices", lambda num_devices: None)
