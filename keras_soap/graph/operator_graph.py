@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -279,6 +280,26 @@ class OperatorGraph:
             )
             for number, operator in enumerate(self.operators)
         )
+
+    @functools.cached_property
+    def sends_back(self) -> tuple[bool, ...]:
+        """For each edge, whether a gradient goes back along it."""
+        return tuple(
+            self.carries_gradient[edge.index]
+            and self.has_backward[edge.producer.operator]
+            and self.has_backward[edge.consumer]
+            for edge in self.edges
+        )
+
+    @functools.cached_property
+    def gradients_before(self) -> tuple[int, ...]:
+        """For each edge, how many before it send back gradients of the same tensor."""
+        counts: Counter[TensorRef] = Counter()
+        result = []
+        for edge in self.edges:
+            result.append(counts[edge.producer])
+            counts[edge.producer] += self.sends_back[edge.index]
+        return tuple(result)
 
     @functools.cached_property
     def has_weight_gradients(self) -> tuple[bool, ...]:

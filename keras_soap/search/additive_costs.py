@@ -38,9 +38,7 @@ class AdditiveCosts:
     def edge_ns(self, edge: Edge, producer: Degrees, consumer: Degrees) -> float:
         """Of moving a tensor, and its gradient back, if the ends have these degrees."""
         operators = self.graph.operators
-        back = self.problem.training and (
-            self.graph.carries_gradient[edge.index] and self.graph.has_backward[edge.consumer]
-        )
+        back = self.problem.training and (self.graph.sends_back[edge.index])
         key = (
             operators[edge.producer.operator].signature,
             edge.producer.output,
@@ -49,6 +47,7 @@ class AdditiveCosts:
             producer,
             consumer,
             back,
+            self.graph.gradients_before[edge.index],
         )
         if key not in self._edges:
             spec = operators[edge.consumer].input_specs[edge.input]
@@ -115,7 +114,10 @@ class AdditiveCosts:
         Links are as fast on the way back.
         """
         takes_time = overlaps.producer != overlaps.consumer
-        takes_time |= overlaps.copied.any(axis=0) & self._copies[overlaps.producer]
+        copied = overlaps.copied[: 2 if back else 1] * overlaps.num_elements
+        if back:
+            copied[1] += overlaps.added // 2
+        takes_time |= copied.any(axis=0) & self._copies[overlaps.producer]
         if not takes_time.any():
             return 0.0
         producer, consumer = overlaps.producer[takes_time], overlaps.consumer[takes_time]
@@ -125,8 +127,8 @@ class AdditiveCosts:
         held = self._held[producer, consumer]
         capacity = self.topology.capacity
         total = 0.0
-        for copied in overlaps.copied[: 2 if back else 1, takes_time]:
-            carried = np.where(share_memory, num_bytes * copied, num_bytes)
+        for of_way in copied[:, takes_time] * element_bytes:
+            carried = np.where(share_memory, of_way, num_bytes)
             times = latency_ns + carried * 1e9 / bandwidth
             busy = np.bincount(
                 held.ravel(), np.repeat(times, held.shape[1]), minlength=len(capacity) + 1

@@ -234,11 +234,7 @@ class PathBounds:
 
     def returns(self, edge: Edge) -> bool:
         """Whether a gradient goes back along the edge."""
-        return (
-            self._trains(edge.consumer)
-            and self._trains(edge.producer.operator)
-            and self.graph.carries_gradient[edge.index]
-        )
+        return self.problem.training and self.graph.sends_back[edge.index]
 
     def _trains(self, number: int) -> bool:
         return self.problem.training and self.graph.has_backward[number]

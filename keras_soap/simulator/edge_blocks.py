@@ -10,6 +10,7 @@ from keras_soap.simulator.layout import (
     CONFIG_PARTS,
     CONFIG_REGION,
     CONSUMER_LIST,
+    EDGE_BEFORE,
     EDGE_BLOCK_B,
     EDGE_BLOCK_F,
     EDGE_BYTES,
@@ -108,8 +109,13 @@ def build_edge(machine, model, tables, state, e):
     at[BY_PRODUCER] = by_producer
     at[PAIR_LIST] = by_producer + parts + 1
     at[CONSUMER_LIST] = at[PAIR_LIST] + total
+    of_part = 1
+    for axis in range(rank):
+        of_part *= cell[axis]
     for p in range(parts + 1):
         ints[by_producer + p] = 0
+    for p in range(parts):
+        state.returned[p] = edge[EDGE_BEFORE] * of_part
     pair, task_bytes = state.pair, edge[EDGE_BYTES]
     moved, min_f, min_b = 0, NEVER, NEVER
     all_read = True
@@ -139,20 +145,28 @@ def build_edge(machine, model, tables, state, e):
             offset = _copy(model.axis[e], degrees, edge[EDGE_DIMENSIONS], c * copies // readers)
         while True:
             p = offset
-            num_bytes = task_bytes
+            elements = 1
             for axis in range(rank):
                 i = index[axis]
                 p += i * stride[axis]
-                num_bytes *= min(high[axis], (i + 1) * cell[axis]) - max(low[axis], i * cell[axis])
+                elements *= min(high[axis], (i + 1) * cell[axis]) - max(low[axis], i * cell[axis])
+            num_bytes = elements * task_bytes
             source = int(ints[sources + p])
             pair[number, P_PARTS] = p << 32 | c
             ints[by_producer + p] += 1
             route = source * machine.num_devices + target
-            there, back = 1, 1
+            there, back = num_bytes, num_bytes
             if machine.route_offsets[route] == machine.route_offsets[route + 1]:
                 there, back = 0, 0
             elif machine.compute[source] == machine.compute[target]:
                 there, back = _copied(cell, index, low, high, rank)
+                there *= num_bytes
+                back *= num_bytes
+                if gradient:
+                    so_far = state.returned[p]
+                    added = _halves(so_far + elements, of_part) - _halves(so_far, of_part)
+                    back += added * task_bytes // 2
+            state.returned[p] += elements
             if source == target and there + back == 0:
                 pair[number, P_TIME] = -1
                 pair[number, P_TIME_B] = -1
@@ -160,8 +174,6 @@ def build_edge(machine, model, tables, state, e):
                 min_f = 0
                 min_b = 0
             else:
-                there *= num_bytes
-                back *= num_bytes
                 if source == target:
                     num_bytes = 0
                 if there != known_bytes or machine.route_class[route] != known_class:
@@ -261,6 +273,13 @@ def _copied(cell, index, low, high, rank):
             if axis:
                 back = 1
     return there + (not is_all_read), back + (not is_all_made)
+
+
+@njit
+def _halves(elements, of_part):
+    """What adds up gradients of so many elements for a part; see `tasks/overlap.py`."""
+    once, twice = max(elements - of_part, 0), max(elements - 2 * of_part, 0)
+    return 3 * (once - twice) + twice
 
 
 @njit

@@ -52,7 +52,8 @@ FORWARD, BACKWARD, SYNC, REPORTS, REPORT, TRANSFERS, GRADIENTS = range(7)
 ) = range(15)
 
 # Model.edge[edge]: its ends, axes of its tensor, dimensions of its producer, bytes of an element,
-# whether a gradient goes back, its blocks, and how many axes inputs before it have.
+# whether a gradient goes back, and on how many edges of the tensor before, its blocks, and how many
+# axes inputs before it have.
 (
     EDGE_PRODUCER,
     EDGE_CONSUMER,
@@ -60,12 +61,13 @@ FORWARD, BACKWARD, SYNC, REPORTS, REPORT, TRANSFERS, GRADIENTS = range(7)
     EDGE_DIMENSIONS,
     EDGE_BYTES,
     EDGE_GRADIENT,
+    EDGE_BEFORE,
     EDGE_BLOCK_F,
     EDGE_BLOCK_B,
     EDGE_REGION,
     EDGE_REGIONS,
     NUM_EDGE,
-) = range(11)
+) = range(12)
 
 # Tables.config[config]: parts; first row (-1: not filled in yet); first of its input regions;
 # stages, and task indices from stage to stage; combines; reductions of gradients, and by part.
@@ -289,6 +291,7 @@ class State(NamedTuple):
     save_every: int
     scratch: np.ndarray  # (3, many): lists in the making
     axes: np.ndarray  # (7, MAX_RANK): of the edge in the making
+    returned: np.ndarray  # (D,): of its gradient, by part of its producer, the elements so far
     wanted_config: np.ndarray  # (N,) of the proposal
     wanted_devices: np.ndarray  # int32 (N, D)
     pattern: np.ndarray  # int32: reductions over neighbours, as `reductions` looks them up

@@ -7,6 +7,7 @@ import numpy as np
 from keras_soap.graph.operator_graph import dtype_bytes
 from keras_soap.simulator.layout import (
     BACKWARD,
+    EDGE_BEFORE,
     EDGE_BLOCK_B,
     EDGE_BLOCK_F,
     EDGE_BYTES,
@@ -118,11 +119,8 @@ def make_model(costs: Costs, training: bool) -> Model:
         edge[e.index, EDGE_DIMENSIONS] = len(dimensions)
         edge[e.index, EDGE_BYTES] = dtype_bytes(spec.dtype)
         edge[e.index, EDGE_REGION] = sum(earlier)
-        edge[e.index, EDGE_GRADIENT] = (
-            graph.carries_gradient[e.index]
-            and backward[e.producer.operator]
-            and backward[e.consumer]
-        )
+        edge[e.index, EDGE_GRADIENT] = training and graph.sends_back[e.index]
+        edge[e.index, EDGE_BEFORE] = graph.gradients_before[e.index]
         shape[e.index, : len(spec.shape)] = spec.shape
         for position, dimension in enumerate(dimensions):
             axis[e.index, position] = dimension.axes[e.producer.output]

@@ -95,6 +95,7 @@ def empty_state(machine: Machine, model: Model, route_links: np.ndarray) -> Stat
         save_every=save_every,
         scratch=np.zeros((3, scratch), np.int64),
         axes=np.zeros((7, MAX_RANK), np.int64),
+        returned=np.zeros(devices, np.int64),
         wanted_config=np.zeros(num_operators, np.int64),
         wanted_devices=np.zeros((num_operators, devices), np.int32),
         pattern=np.full((NUM_WAYS + 1, devices * (devices + 1) + 1), -1, np.int32),

@@ -149,7 +149,8 @@ class _Builder:
     ) -> int:
         """The task that moves `num_bytes`, or `after` itself where there is nothing to do.
 
-        `copied` is of both ways, this one first: either both are tasks, or neither is.
+        `copied` are bytes that are copied if both devices have one memory, both ways, this one
+        first: either both are tasks, or neither is.
         """
         if source == destination and not (any(copied) and self.topology.copies(source)):
             return after
@@ -202,7 +203,7 @@ class _Builder:
         for edge in self.graph.in_edges[number]:
             producer = self.configs[edge.producer.operator]
             last = self.last_forward[edge.producer.operator]
-            for p, c, num_bytes, (there, back) in self._overlaps(edge):
+            for p, c, num_bytes, there, back in self._overlaps(edge):
                 source, destination = producer.devices[p], config.devices[c]
                 task = self._transfer(
                     TaskKind.TRANSFER,
@@ -223,7 +224,7 @@ class _Builder:
             for part, device in enumerate(config.devices):
                 task = last[part]
                 if device != REPORT_DEVICE:
-                    kind, joined = TaskKind.REPORT_TRANSFER, (1, 1)
+                    kind, joined = TaskKind.REPORT_TRANSFER, (report_bytes, report_bytes)
                     task = self._transfer(
                         kind, number, part, device, REPORT_DEVICE, report_bytes, task, joined
                     )
@@ -298,10 +299,10 @@ class _Builder:
             ]
         for edge in self.graph.in_edges[number]:
             producer = edge.producer.operator
-            if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[producer]):
+            if not self.graph.sends_back[edge.index]:
                 continue
             targets = self.configs[producer].devices
-            for p, c, num_bytes, (there, back) in self._overlaps(edge):
+            for p, c, num_bytes, there, back in self._overlaps(edge):
                 task = self._transfer(
                     TaskKind.GRADIENT_TRANSFER,
                     number,
@@ -361,13 +362,11 @@ class _Builder:
         )
         spec = self.graph.operators[edge.consumer].input_specs[edge.input]
         num_bytes = found.num_elements * dtype_bytes(spec.dtype)
-        return zip(
-            found.producer.tolist(),
-            found.consumer.tolist(),
-            num_bytes.tolist(),
-            found.copied.T.tolist(),
-            strict=True,
-        )
+        there, back = found.copied * num_bytes
+        if self.training and self.graph.sends_back[edge.index]:
+            back += found.added * dtype_bytes(spec.dtype) // 2
+        columns = found.producer, found.consumer, num_bytes, there, back
+        return zip(*(column.tolist() for column in columns), strict=True)
 
     def _freeze(self) -> TaskGraph:
         offsets, resources = _flatten(self.resources)

@@ -91,7 +91,9 @@ class Lowering:
         """What moves along `edge` when its ends have the degrees `producer` and `consumer`."""
         key = (edge.index, producer, consumer)
         if key not in self._edges:
-            self._edges[key] = overlap.find(*self._ends(edge, producer, consumer))
+            self._edges[key] = overlap.find(
+                *self._ends(edge, producer, consumer), self.graph.gradients_before[edge.index]
+            )
         return self._edges[key]
 
     def num_pairs(self, strategy: Strategy) -> int:

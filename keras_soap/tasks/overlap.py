@@ -10,6 +10,11 @@ split and placed like its producer finds the copy on its own device.
 
 A piece that is not all that a part made is cut from it, and one that is not all that a part reads
 is joined with others there. Both copy it, but for cutting along the first axis, which gives a view.
+
+Gradients of what several read are added up where it was made: of `k` tensors all are read, and one
+is written, which is what `(k + 1) / 2` copies do. They are counted where they become necessary: of
+what is sent back to a part, what goes beyond all of it once costs three half copies, and what goes
+beyond all of it twice one more.
 """
 
 import math
@@ -33,6 +38,8 @@ class Overlaps:
         num_elements: int64 (N,). Elements of those regions.
         copied: int64 (2, N). How often a region is copied to be cut and joined, 0 to 2: on the way
             to the consumer, and its gradient on the way back.
+        added: int64 (N,). How many elements are copied to add the gradient to those that came back
+            for what was read before, in halves of elements.
     """
 
     producer: np.ndarray
@@ -40,6 +47,7 @@ class Overlaps:
     regions: Regions
     num_elements: np.ndarray
     copied: np.ndarray
+    added: np.ndarray
 
 
 def find(
@@ -47,6 +55,7 @@ def find(
     axes: Sequence[int],
     degrees: Sequence[int],
     regions: Regions,
+    before: int = 0,
 ) -> Overlaps:
     """Overlaps between a producer's grid and the regions that a consumer's parts read.
 
@@ -55,6 +64,7 @@ def find(
         axes: For each of the producer's dimensions its axis in the tensor, or `NOT_AN_AXIS`.
         degrees: For each of them into how many parts it is split; parts are row-major.
         regions: int64 (parts, rank, 2). For each of the consumer's parts what it reads.
+        before: How many other consumers have sent back gradients of the tensor already.
     """
     cell, stride, copies = _grid(shape, axes, degrees)
     first, counts = _cells(cell, regions)
@@ -77,8 +87,10 @@ def find(
     for degree, after in reversed(copies):
         producer = producer + copy % degree * after
         copy = copy // degree
+    num_elements = volume(overlap)
+    added = _added(producer, num_elements, math.prod(cell.tolist()), before)
     return Overlaps(
-        producer.astype(np.int32), consumer.astype(np.int32), overlap, volume(overlap), copied
+        producer.astype(np.int32), consumer.astype(np.int32), overlap, num_elements, copied, added
     )
 
 
@@ -99,6 +111,31 @@ def _copied(has: Regions, moved: Regions, needs: Regions) -> np.ndarray:
     is_cut = (has[:, 1:] != moved[:, 1:]).any(axis=(1, 2))
     is_joined = (moved != needs).any(axis=(1, 2))
     return is_cut.astype(np.int64) + is_joined
+
+
+def _added(producer: np.ndarray, num_elements: np.ndarray, of_part: int, before: int) -> np.ndarray:
+    """int64 (N,): halves of elements; see `Overlaps.added`.
+
+    Args:
+        producer: Part of each pair.
+        num_elements: That its gradient has.
+        of_part: Elements of a part of the producer.
+        before: How many times as many have come back already.
+    """
+    order = np.argsort(producer, kind="stable")
+    so_far = np.cumsum(num_elements[order])
+    first = np.flatnonzero(np.diff(producer[order], prepend=-1))
+    counts = np.diff(first, append=len(order))
+    sent = num_elements[order]
+    after = so_far - np.repeat(so_far[first] - sent[first], counts) + before * of_part
+
+    def halves(elements: np.ndarray) -> np.ndarray:
+        once, twice = (np.maximum(elements - times * of_part, 0) for times in (1, 2))
+        return 3 * (once - twice) + twice
+
+    added = np.empty_like(num_elements)
+    added[order] = halves(after) - halves(after - sent)
+    return added
 
 
 def _grid(

@@ -242,7 +242,7 @@ class DeviceTopology:
         return route
 
     def transfer_time_ns(
-        self, source: int, destination: int, num_bytes: int, copied: int = CUT_AND_JOINED
+        self, source: int, destination: int, num_bytes: int, copied_bytes: int | None = None
     ) -> int:
         """Time of a transfer between two devices, by their numbers.
 
@@ -250,10 +250,11 @@ class DeviceTopology:
             source: Has the bytes.
             destination: Gets them. The same only if it `copies`.
             num_bytes: How many.
-            copied: How often they are copied to be cut and joined, as `tasks.overlap` says.
+            copied_bytes: How many are copied, to be cut, joined or added, where both have one
+                memory; by default all, for cutting and for joining.
         """
         if self.compute[source] == self.compute[destination]:
-            num_bytes *= copied
+            num_bytes = num_bytes * CUT_AND_JOINED if copied_bytes is None else copied_bytes
         return self.route(source, destination).time_ns(num_bytes)
 
     def held_by_transfer(self, source: int, destination: int) -> list[int]:

@@ -53,18 +53,19 @@ def expected_moves(costs: Costs, strategy: Strategy, back: bool) -> Counter:
         ends = strategy.configs[producer], strategy.configs[consumer]
         found = costs.lowering.edge(edge, ends[0].degrees, ends[1].degrees)
         dtype = operators.operators[consumer].input_specs[edge.input].dtype
-        for p, c, count, copied in zip(
+        for p, c, count, copied, added in zip(
             found.producer.tolist(),
             found.consumer.tolist(),
             found.num_elements,
             found.copied.T,
+            found.added * operators.sends_back[edge.index],
             strict=True,
         ):
             way = ends[0].devices[p], ends[1].devices[c]
             if way[0] != way[1]:
                 way = way[::-1] if back else way
                 result[consumer, c, *way, int(count) * dtype_bytes(dtype)] += 1
-            elif copied.any() and computes_with[costs.topology.compute[way[0]]] > 1:
+            elif (copied.any() or added) and computes_with[costs.topology.compute[way[0]]] > 1:
                 result[consumer, c, *way, 0] += 1
     return result
 

@@ -143,3 +143,31 @@ def test_columns_are_cut_and_joined_by_copying():
 def test_a_part_that_reads_nothing_has_no_pairs():
     found = overlap.find((4,), (0,), (2,), np.array([[[2, 2]], [[0, 4]]]))
     assert found.consumer.tolist() == [1, 1]
+
+
+@given(edges(), st.integers(0, 2))
+def test_adding_up_reads_all_gradients_and_writes_their_sum(edge, before):
+    found = overlap.find(*edge, before)
+    size = math.prod(edge[0]) // math.prod(
+        degree for axis, degree in zip(edge[1], edge[2], strict=True) if axis != NOT_AN_AXIS
+    )
+    for part in set(found.producer.tolist()):
+        mine = found.producer == part
+        times = before + found.num_elements[mine].sum() / size
+        # Of whole gradients: none for one; a sum of k reads k and writes one, a copy is half of it.
+        expected = max(0, 3 * min(times - 1, 1) + max(times - 2, 0)) - 3 * (before == 2)
+        assert found.added[mine].sum() == round(expected * size)
+        assert (found.added[mine] >= 0).all()
+
+
+def test_only_gradients_of_what_is_read_twice_are_added():
+    whole, halves = [[0, 4], [0, 3]], [[[0, 2], [0, 3]], [[2, 4], [0, 3]]]
+    # Three that read the whole; two that read a half each; the same after another consumer.
+    added = [
+        overlap.find((4, 3), (0, 1), (1, 1), np.array(regions), before).added.tolist()
+        for regions, before in (([whole] * 3, 0), (halves, 0), (halves, 1), (halves, 2))
+    ]
+    assert added == [[0, 36, 12], [0, 0], [18, 18], [6, 6]]
+    # Each half is read by two.
+    found = overlap.find((4, 3), (0, 1), (2, 1), np.array([halves[0], halves[1]] * 2))
+    assert found.added.tolist() == [0, 0, 18, 18]
