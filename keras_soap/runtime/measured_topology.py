@@ -4,8 +4,9 @@
    It is cut and joined along the last axis, as channels and units are, which takes longer than
    along the first, and it is of a tensor that no cache of a core holds.
 2. A reduction is the runtime's own, among all devices.
-3. Both are timed by size, a few in a row, and count all cores that they keep at work (where a task
-   has several of a pool, their share of the time of these); latency and
+3. Both are timed by size, several in a row beyond `FEW_HOPS` (calling a function that does nothing
+   on two devices takes longer than calling one that does a little), and count all cores that they
+   keep at work (where a task has several of a pool, their share of the time of these); latency and
    bandwidth are those with which the topology predicts all of these times best (least squares of
    the logarithms: a transfer of 1 kB counts as much as one of 64 MB).
 """
@@ -46,6 +47,9 @@ much longer by the byte on CPUs: the C library gets new memory for each from the
 
 ROW_LENGTH = 128
 """Of tensors that are copied: float32 numbers along the last axis."""
+
+FEW_HOPS = 2
+"""What is timed goes beyond so many. An even number, so that both directions count alike."""
 
 LATENCIES_NS = np.geomspace(100, 1e6, 41)
 BANDWIDTHS_BYTES_PER_S = np.geomspace(1e8, 1e12, 65)
@@ -154,8 +158,8 @@ def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision)
     rows = max(1, num_bytes // 4 // ROW_LENGTH)
     hops = _hops(num_bytes)
 
-    def copies(*given: tf.Tensor) -> list[tf.Tensor]:
-        rests, tensors = given[:2], given[2:]
+    def copies(count: int, *given: tf.Tensor) -> list[tf.Tensor]:
+        rests, tensors = given[:2], given[2 : 2 + count]
         made: list[tf.Tensor] = []
         for hop, tensor in enumerate(tensors):
             source, target = hop % 2, (hop + 1) % 2
@@ -169,10 +173,11 @@ def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision)
         return made
 
     rests = [_ones(name, rows, 1) for name in names]
-    count = min(MOST_SETS * hops, max(hops, UNCACHED_BYTES // num_bytes // hops * hops))
+    in_call = FEW_HOPS + hops
+    count = in_call * max(1, min(MOST_SETS, UNCACHED_BYTES // num_bytes // in_call))
     tensors = itertools.cycle([_ones(names[k % 2], rows, ROW_LENGTH) for k in range(count)])
     return _time(
-        topology, copies, lambda: [*rests, *itertools.islice(tensors, hops)], hops, precision
+        topology, copies, lambda: [*rests, *itertools.islice(tensors, in_call)], hops, precision
     )
 
 
@@ -181,9 +186,9 @@ def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Prec
     names = [device.name for device in topology.devices]
     among_all = Reductions(topology, names)
 
-    def reductions(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    def reductions(count: int, *tensors: tf.Tensor) -> list[tf.Tensor]:
         made = list(tensors)
-        for _ in range(_hops(num_bytes)):
+        for _ in range(count):
             made = among_all.reduce(made, names)
         return made
 
@@ -192,11 +197,8 @@ def measure_all_reduce(topology: DeviceTopology, num_bytes: int, precision: Prec
 
 
 def _hops(num_bytes: int) -> int:
-    """Several, so that threads are awake, as in a step, and the call of a function counts little.
-
-    An even number, so that both directions count alike.
-    """
-    return 16 if num_bytes <= 2**20 else 2
+    """How many are timed: several, so that threads are awake, as in a step. An even number."""
+    return 64 if num_bytes <= 2**16 else 16 if num_bytes <= 2**20 else 8
 
 
 def _ones(device: str, *shape: int) -> tf.Tensor:
@@ -258,7 +260,7 @@ def _time(
     hops: int,
     precision: Precision,
 ) -> PartTime:
-    """What each of `hops` takes that `function` makes of `next_arguments()`.
+    """What each of `hops` takes, beyond `FEW_HOPS`, that `function` makes of `next_arguments()`.
 
     Where devices share cores, a transfer or a reduction holds one place of the pool for its time
     (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
@@ -267,7 +269,8 @@ def _time(
     """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in next_arguments()]
     runners = []
-    for body in (lambda *given: tf.constant(0.0), function):
+    for count in (FEW_HOPS, FEW_HOPS + hops):
+        body = functools.partial(function, count)
         concrete = tf.function(body, autograph=False).get_concrete_function(*specs)
 
         def run(concrete=concrete) -> object:
