@@ -25,7 +25,7 @@ def describe(device: str, cores_of_task: int = 0) -> dict[str, str]:
 
     Args:
         device: What is measured, such as `"CPU:0"`.
-        cores_of_task: Among how many cores a task's processor time is shared out; 0: none.
+        cores_of_task: How many cores a task has; 0: it is timed alone.
     """
     import tensorflow as tf
 

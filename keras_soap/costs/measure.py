@@ -251,10 +251,10 @@ class MeasuredProfile:
 
 
 def cores_of_task(topology: DeviceTopology) -> int:
-    """Among how many cores a task's processor time is shared out; 0: the time that passes counts.
+    """How many cores a task has; 0: it is timed alone.
 
     What a task leaves idle of the cores that logical CPUs share others fill. A device that is
-    alone, or whose operations all use all cores, is timed by the clock, as GPUs are.
+    alone, or whose operations all use all cores, is timed alone, as GPUs are.
     """
     first = topology.devices[0]
     if not first.pool or topology.num_devices == 1 or num_places() == 1:

@@ -5,11 +5,13 @@ function. Forward is what the forward pass takes beyond an empty function on the
 arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
 weights are what all together takes beyond that.
 
-The time that counts is that which passes; on logical CPUs, which share cores, the processor time of
-all threads, shared out among the cores that a task has.
+The time that counts is that which passes. On logical CPUs, which share cores, what is timed runs
+beside others like it, as many as there are places for, and has a share of that time if it has all
+places, one after the other.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +23,9 @@ import tensorflow as tf
 from keras_soap.capture.captured_model import CapturedModel
 from keras_soap.costs.cores import of_this_process
 from keras_soap.costs.cost_table import PartTime
+from keras_soap.costs.measure import cores_per_place, num_places
 from keras_soap.costs.running import UNCACHED_BYTES, on_device, runner
-from keras_soap.costs.timing import Precision, Timing, time_in_turn, work_in_turn
+from keras_soap.costs.timing import Precision, Timing, time_in_turn
 from keras_soap.graph.operator_graph import LOSS_KINDS, Operator
 from keras_soap.graph.region import Regions
 from keras_soap.operators import registry
@@ -79,7 +82,7 @@ def measure_part(
         has_backward: Whether it has a backward pass at all.
         device: What runs it.
         precision: When to stop repeating.
-        cores: Among how many its processor time is shared out; 0: the time that passes counts.
+        cores: How many a task has; 0: it is timed alone.
         training: Whether in training mode.
     """
     random = np.random.default_rng(0)
@@ -153,10 +156,14 @@ def _part_time(
     empty = run(_empty, arguments)
     once = time_in_turn([empty, run(longest, arguments)], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
-    runners = [run(function, given, copies=copies, uncached=True) for function, given in functions]
-    timing = _timed([empty, *runners], device, precision, cores)
+    beside, share = _places(cores)
+    runners = [
+        run(function, given, copies=copies, beside=beside, uncached=True)
+        for function, given in functions
+    ]
+    timing = _timed([empty, *runners], device, precision)
     forward_ns, backward_ns, weight_gradient_ns = [
-        *(time // copies // max(1, cores) for time in timing.beyond_previous_ns),
+        *(time // copies // share for time in timing.beyond_previous_ns),
         *(0, 0),
     ][:3]
     return PartTime(
@@ -177,31 +184,38 @@ def measure_update(
     """
     num_elements = max(1, num_bytes // 4)
     copies = min(NUM_COPIES, max(2, UNCACHED_BYTES // num_bytes))
+    beside, share = _places(cores)
+    rows = []
     with tf.device(device):
         values = np.zeros(num_elements, "float32")
-        variables = [keras.Variable(values, name=f"measured_{n}") for n in range(copies)]
-        clone = type(optimizer).from_config(optimizer.get_config())
-        clone.build(variables)
+        for row in range(beside):
+            names = [f"measured_{row}_{n}" for n in range(copies)]
+            variables = [keras.Variable(values, name=name) for name in names]
+            clone = type(optimizer).from_config(optimizer.get_config())
+            clone.build(variables)
+            rows.append((clone, variables))
+    of_rows = itertools.cycle(rows)
 
     def update(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        clone, variables = next(of_rows)
         clone.apply(list(flat), variables)
         return []
 
     arguments = on_device([np.ones(num_elements, "float32")] * copies, device)
-    runners = [runner(function, arguments, device) for function in (_empty, update)]
-    timing = _timed(runners, device, precision, cores)
-    update_ns = timing.beyond_previous_ns[0] // copies // max(1, cores)
+    runners = [runner(function, arguments, device, beside=beside) for function in (_empty, update)]
+    timing = _timed(runners, device, precision)
+    update_ns = timing.beyond_previous_ns[0] // copies // share
     return PartTime(update_ns, 0, timing.relative_spread, timing.num_runs)
 
 
-def _timed(
-    runners: Sequence[Callable[[], object]], device: str, precision: Precision, cores: int
-) -> Timing:
-    """By the clock, or by processor time if that is shared out, on the cores that a task has."""
-    at_work = of_this_process() if "CPU" in device else None
-    if cores:
-        return work_in_turn(runners, precision, at_work, one_core=cores == 1)
-    return time_in_turn(runners, precision, cores=at_work)
+def _places(cores: int) -> tuple[int, int]:
+    """How many tasks run at once while one is timed, and by what the time of all is shared out."""
+    return (num_places(), cores // cores_per_place()) if cores else (1, 1)
+
+
+def _timed(runners: Sequence[Callable[[], object]], device: str, precision: Precision) -> Timing:
+    """By the clock, on logical CPUs while cores are fast."""
+    return time_in_turn(runners, precision, cores=of_this_process() if "CPU" in device else None)
 
 
 def measure_task_overhead(device: str, precision: Precision, cores: int = 0) -> PartTime:
@@ -218,9 +232,11 @@ def measure_task_overhead(device: str, precision: Precision, cores: int = 0) -> 
 
     values = [tf.ones((1, 4)), tf.eye(4, 8), tf.zeros(8)]
     arguments = on_device(values, device)
-    runners = [runner(chain(length), arguments, device) for length in (1, 1 + NUM_CHAINED)]
-    timing = _timed(runners, device, precision, cores)
-    overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED // max(1, cores)
+    beside, share = _places(cores)
+    lengths = 1, 1 + NUM_CHAINED
+    runners = [runner(chain(length), arguments, device, beside=beside) for length in lengths]
+    timing = _timed(runners, device, precision)
+    overhead_ns = timing.beyond_previous_ns[0] // NUM_CHAINED // share
     return PartTime(overhead_ns, 0, timing.relative_spread, timing.num_runs)
 
 

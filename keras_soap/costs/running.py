@@ -22,6 +22,7 @@ def runner(
     arguments: Sequence[tf.Tensor],
     device: str,
     copies: int = 1,
+    beside: int = 1,
     uncached: bool = False,
 ) -> Callable[[], list[tf.Tensor]]:
     """Runs `function` on the arguments, which are on `device`; has run once.
@@ -31,37 +32,39 @@ def runner(
         arguments: Of the function.
         device: Where.
         copies: How often, one after the other.
+        beside: How many such rows of copies run at once.
         uncached: Whether each copy finds its arguments where no cache holds them any more.
     """
     sets = [list(arguments)]
     if uncached:
         num_bytes = sum(x.shape.num_elements() * x.dtype.size for x in arguments)
-        wanted = min(MOST_SETS, -(-UNCACHED_BYTES // max(1, num_bytes)))
+        wanted = max(beside, min(MOST_SETS, -(-UNCACHED_BYTES // max(1, num_bytes))))
         sets += [on_device(arguments, device) for _ in range(wanted - 1)]
     in_turn = itertools.cycle(sets)
 
     @tf.function(
         autograph=False,
-        input_signature=[tf.TensorSpec(x.shape, x.dtype) for x in arguments] * copies,
+        input_signature=[tf.TensorSpec(x.shape, x.dtype) for x in arguments] * (copies * beside),
     )
     def run(*given: tf.Tensor) -> list[Any]:
         made: list[Any] = []
-        before: list[Any] = []
-        for copy in range(copies):
+        rows: list[list[Any]] = [[] for _ in range(beside)]
+        for copy in range(copies * beside):
+            before = rows[copy % beside]
             mine = given[copy * len(arguments) : (copy + 1) * len(arguments)]
             with tf.device(device):
                 if before:
                     # Only arguments wait: constants that did would be merged, into a cycle.
                     with tf.control_dependencies(before):
                         mine = tuple(tf.identity(tensor) for tensor in mine)
-                before = function(mine)
-            made += before
+                rows[copy % beside] = function(mine)
+            made += rows[copy % beside]
         return made
 
     concrete = run.get_concrete_function()
 
     def call() -> list[tf.Tensor]:
-        made = concrete(*itertools.chain(*itertools.islice(in_turn, copies)))
+        made = concrete(*itertools.chain(*itertools.islice(in_turn, copies * beside)))
         sync_devices()
         return made
 

@@ -1,7 +1,6 @@
 """Parts are run, timed and remembered. How long they take is never asserted."""
 
 import json
-import os
 import pickle
 
 import keras
@@ -15,7 +14,7 @@ from keras_soap.costs import measure, measure_parts, proto_io
 from keras_soap.costs.cost_profile import CostSource
 from keras_soap.costs.cost_table import CostTable, PartTime, part_keys
 from keras_soap.costs.measure import MeasuredProfile
-from keras_soap.costs.timing import Precision
+from keras_soap.costs.timing import Precision, Timing
 from keras_soap.errors import CostError
 from keras_soap.runtime.measuring import all_parts, measure_all
 from keras_soap.tasks.lowering import Lowering
@@ -260,26 +259,51 @@ def test_operators_of_other_models_and_other_devices_are_refused(tmp_path, topol
         profile_of(captured, mixed, tmp_path)
 
 
-@pytest.mark.parametrize(("cores", "on_one"), [(0, False), (1, True), (2, False)])
-def test_a_task_that_has_one_core_is_timed_on_one_and_others_on_all(
-    tmp_path, topology, monkeypatch, cores, on_one
+@pytest.mark.parametrize(("cores", "rows", "time_ns"), [(0, 1, 9000), (1, 2, 9000), (2, 2, 4500)])
+def test_a_part_is_timed_beside_others_and_has_its_share_of_that_time(
+    monkeypatch, cores, rows, time_ns
 ):
+    # Two places; whatever runs at once takes 9 µs for each of those one after the other.
     seen = []
 
-    def runner(function, arguments, device, copies=1, uncached=False):
-        return lambda: seen.append(os.sched_getaffinity(0))
+    def runner(function, arguments, device, copies=1, beside=1, uncached=False):
+        seen.append(beside)
+        return lambda: copies
 
+    def timed(runners, *_):
+        steps = [9000 * run() for run in runners[1:2]]
+        return Timing((*steps, *[0] * (len(runners) - 2)), 0.0, 5)
+
+    monkeypatch.setattr(measure_parts, "num_places", lambda: 2)
+    monkeypatch.setattr(measure_parts, "cores_per_place", lambda: 1)
     monkeypatch.setattr(measure_parts, "runner", runner)
-    device = topology.devices[0].name
-    measure_parts.measure_update(keras.optimizers.SGD(), 1024, device, Precision(), cores)
-    assert (set(map(len, seen)) == {1}) is (on_one or len(os.sched_getaffinity(0)) == 1)
+    monkeypatch.setattr(measure_parts, "_timed", timed)
+    functions = [(len, []), (len, [])]
+    time = measure_parts._part_time(functions, "CPU:0", Precision(), cores)
+    assert time.forward_ns == time_ns
+    assert seen[-2:] == [rows, rows]
+
+
+@pytest.mark.parametrize(("cores", "rows"), [(0, 1), (1, 2)])
+def test_updates_beside_each_other_are_of_weights_of_their_own(monkeypatch, cores, rows):
+    made = []
+
+    def apply(optimizer, gradients, variables):
+        made.append([variable.name for variable in variables])
+
+    monkeypatch.setattr(measure_parts, "num_places", lambda: 2)
+    monkeypatch.setattr(measure_parts, "cores_per_place", lambda: 1)
+    monkeypatch.setattr(keras.optimizers.SGD, "apply", apply)
+    measure_parts.measure_update(keras.optimizers.SGD(), 1024, "CPU:0", QUICK, cores)
+    assert len(made) == rows
+    assert len({name for names in made for name in names}) == sum(map(len, made)) >= 2 * rows
 
 
 def test_a_backward_pass_begins_when_the_forward_pass_has_ended(tmp_path, topology, monkeypatch):
     _, captured = convolutional()
     traced = []
 
-    def runner(function, arguments, device, copies=1, uncached=False):
+    def runner(function, arguments, device, copies=1, beside=1, uncached=False):
         @tf.function
         def run(*given):
             return function(given)

@@ -1,5 +1,7 @@
 """Functions on one device."""
 
+import threading
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,6 +18,25 @@ def test_copies_run_one_after_the_other_and_all_that_they_make_is_there():
     # It has run once before.
     assert [float(x) for x in made[::2]] == [3, 3, 3]
     assert [int(x) for x in made[1::2]] == [4, 5, 6]
+
+
+def test_rows_of_copies_run_beside_each_other():
+    met = threading.Barrier(2)
+    order: list[float] = []
+
+    def meet(number):
+        met.wait(timeout=20)
+        order.append(float(number))
+        return number + 10
+
+    def function(flat):
+        return [tf.numpy_function(meet, [flat[0]], tf.float32, stateful=False)]
+
+    arguments = running.on_device([np.float32(1)], "CPU:0")
+    call = running.runner(function, arguments, "CPU:0", copies=3, beside=2)
+    assert [float(x) for x in call()] == [11] * 6
+    # Three times two of them met, when it was made and now.
+    assert len(order) == 12
 
 
 def test_what_no_cache_holds_is_read_in_turn(monkeypatch):
