@@ -5,8 +5,8 @@ parallelism, model parallelism, the expert's, one that a search finds, and of ra
 A and P, of few or many operators, those whose predictions lie far apart); each is predicted, and
 trained with one thread for each device. All strategies of a network take short turns in one
 process, there and back, round after round, so that a machine that slows down slows them all. Steps
-in which cores hindered each other, as those of a virtual machine do that its host puts on one, do
-not count. Of the pair that was predicted worst, a trace and the times of its tasks are left.
+in which cores were slow, as those of a virtual machine are while others use its host, do not count.
+Of the pair that was predicted worst, a trace and the times of its tasks are left.
 
 With `--results_dir`, what was done is kept there, and a run that was interrupted goes on where it
 was. Measure on an idle machine.
@@ -108,7 +108,7 @@ def _compare(folder: Path) -> None:
             )
         print(
             f"{model}: {figures_of.num_steps(counted)} of {figures_of.num_steps(of_model)} steps "
-            "count, those in which no core shared one with another."
+            "count, those in which cores were fast."
         )
     figures = {
         **dataclasses.asdict(options()),

@@ -38,12 +38,17 @@ LEAST_SPEED = 0.88
 """Of the speed that cores can have; at slower moments they are hindered."""
 
 
+PATIENCE_S = 120.0
+"""For moments at which cores are fast, of all that is timed in a process."""
+
+
 class Cores:
     """Those that this thread may use: all of the process, or fewer for a while."""
 
     def __init__(self):
         self._alone: deque[float] = deque(maxlen=MOST_SEEN)
         self._best: dict[int, float] = {}
+        self._patience_s = PATIENCE_S
 
     def speed(self) -> float:
         """How fast they are at the moment, all at work together, over what one can do alone.
@@ -65,6 +70,14 @@ class Cores:
     def enough(self, speed: float) -> bool:
         """Whether nothing that ever changes hinders them, if this is their speed."""
         return speed >= LEAST_SPEED * self._best.get(len(_numbers()), 1.0)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether to wait on for fast moments, after so many seconds of slow ones."""
+        return seconds < self._patience_s
+
+    def waited(self, seconds: float) -> None:
+        """What was timed took so much longer because of slow moments."""
+        self._patience_s -= seconds
 
     def settle_for(self, speed: float) -> None:
         """They are as fast as they can be at this speed, as long as they are no faster."""

@@ -23,8 +23,8 @@ DEVIATION_OF_MAD = 1.4826
 ERROR_OF_MEDIAN = 1.2533
 """Standard error of a median over that of a mean, for the same."""
 
-PATIENCE = 4
-"""How many times as long rounds are repeated at most while cores are slow."""
+PATIENCE = 40
+"""How many times as long as rounds are repeated slow ones are added at most, until enough count."""
 
 OUTLIER_DEVIATIONS = 5.0
 """A round that is this many standard deviations above the median has met something else."""
@@ -79,7 +79,7 @@ def time_in_turn(
         precision: When to stop.
         clock_ns: What is to be told: the time that passes, or that of processors.
         cores: Those that are at work; rounds in which they are slower than they can be do not
-            count, unless others are too long in coming.
+            count. If others are too long in coming (`PATIENCE`, `Cores.wait`), the fastest do.
     """
     rounds: list[list[int]] = []
     speeds: list[float] = []
@@ -98,13 +98,15 @@ def time_in_turn(
         counted = [
             row for row, s in zip(rounds, speeds, strict=True) if not cores or cores.enough(s)
         ]
+        slow_s = (clock_ns() - began) / 1e9 * (1 - len(counted) / len(rounds))
         if len(counted) < precision.min_runs:
-            if not cores or clock_ns() - began < 1e9 * PATIENCE * precision.seconds:
+            if not cores or len(rounds) < precision.min_runs:
                 continue
-            if len(rounds) < precision.min_runs:
+            if slow_s < PATIENCE * precision.seconds and cores.wait(slow_s):
                 continue
-            cores.settle_for(max(speeds))
-            counted = rounds
+            fastest = sorted(range(len(rounds)), key=lambda number: -speeds[number])
+            counted = [rounds[number] for number in fastest[: precision.min_runs]]
+            cores.settle_for(speeds[fastest[precision.min_runs - 1]])
         kept = without_outliers(np.array(counted, np.float64))
         beyond = kept[:, -1] - kept[:, 0]
         half_interval = 1.96 * ERROR_OF_MEDIAN * deviation(beyond) / np.sqrt(len(beyond))
@@ -112,6 +114,8 @@ def time_in_turn(
         is_late = clock_ns() - began > 1e9 * precision.seconds
         if half_interval <= narrow or is_late or len(counted) >= precision.max_runs:
             break
+    if cores:
+        cores.waited(slow_s)
     steps = np.maximum(np.median(np.diff(kept, axis=1), axis=0), 0).round().astype(int)
     median = float(np.median(beyond))
     spread = deviation(beyond) / median if median > 0 else 0.0

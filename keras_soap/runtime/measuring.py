@@ -1,11 +1,12 @@
 """Measures all that a search may ask of a model on this machine, before it asks.
 
 Logical CPUs share cores. Where an operation keeps one core at work, as convolutions do, a core runs
-one task, and its time is its processor time. Where a task has several operations at a time, as
-those of recurrent layers have, TensorFlow spreads them over idle cores, and fills with other tasks
-what they leave idle. Then each task has all cores, one after the other, its time is its share of
-their time, and `Device.pool_utilization` says how many of them it keeps at work while it is alone.
-Which fits a model better is measured: by how many cores its heaviest operators use.
+one task, and its time is what it takes beside others. Where a task has several operations at a
+time, as those of recurrent layers have, TensorFlow spreads them over idle cores, and fills with
+other tasks what they leave idle. Then each task has all cores, one after the other, its time is its
+share of what several take beside each other, and `Device.pool_utilization` says how many cores it
+keeps at work while it is alone. Which fits a model better is measured: by how many cores its
+heaviest operators use.
 """
 
 import dataclasses

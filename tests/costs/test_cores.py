@@ -52,6 +52,15 @@ def test_one_core_may_be_as_fast_as_it_can_be_when_all_together_are_not(monkeypa
     assert not found.enough(0.5)
 
 
+def test_patience_is_used_up_by_waiting():
+    found = Cores()
+    assert found.wait(cores.PATIENCE_S - 1)
+    assert not found.wait(cores.PATIENCE_S)
+    found.waited(cores.PATIENCE_S - 1)
+    assert found.wait(0.5)
+    assert not found.wait(1.0)
+
+
 def test_this_machine_can_be_asked():
     assert 0 < Cores().speed() <= 1
     assert cores.of_this_process() is cores.of_this_process()

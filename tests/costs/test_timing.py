@@ -1,8 +1,10 @@
 """Repetition and outliers, with a clock that the tests wind."""
 
+import math
 import os
 
 import numpy as np
+import pytest
 
 from keras_soap.costs.timing import (
     PATIENCE,
@@ -97,6 +99,7 @@ class Together:
 
     def __init__(self, clock, *ratios):
         self.clock, self.ratios, self.best = clock, list(ratios), 1.0
+        self.patience_s, self.waited_s = math.inf, 0.0
 
     def speed(self):
         self.clock.now += 1_000_000
@@ -107,6 +110,12 @@ class Together:
 
     def settle_for(self, ratio):
         self.best = ratio
+
+    def wait(self, seconds):
+        return seconds < self.patience_s
+
+    def waited(self, seconds):
+        self.waited_s += seconds
 
 
 def test_rounds_in_which_cores_hinder_each_other_do_not_count():
@@ -119,14 +128,24 @@ def test_rounds_in_which_cores_hinder_each_other_do_not_count():
     assert cores.best == 1.0
 
 
-def test_where_cores_always_hinder_each_other_all_rounds_count_after_some_patience():
+def test_where_cores_stay_slow_the_fastest_rounds_count_after_some_patience():
     clock = Clock()
     functions = [clock.function(endless(100)), clock.function(endless(1_000_100))]
-    cores = Together(clock, 0.6)
+    cores = Together(clock, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.5)
     precision = Precision(min_runs=5, seconds=0.1)
     timing = time_in_turn(functions, precision, clock, cores)
     assert timing.beyond_previous_ns == (1_000_000,)
-    # 2 ms each, for so many times as long as they would be repeated.
-    assert timing.num_runs == 50 * PATIENCE
+    assert timing.num_runs == 5
     assert cores.best == 0.6
-    assert time_in_turn(functions, precision, clock, cores).num_runs == 5
+    # 2 ms each, for so many times as long as they would be repeated.
+    assert clock.now == pytest.approx(PATIENCE * 1e8, rel=0.01)
+    assert cores.waited_s == pytest.approx(PATIENCE * 0.1, rel=0.01)
+
+
+def test_patience_of_all_that_is_timed_is_limited():
+    clock = Clock()
+    functions = [clock.function(endless(100)), clock.function(endless(1_000_100))]
+    cores = Together(clock, 0.5)
+    cores.patience_s = 0.3
+    time_in_turn(functions, Precision(min_runs=5, seconds=0.1), clock, cores)
+    assert clock.now == pytest.approx(3e8, rel=0.01)
