@@ -211,10 +211,11 @@ def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) 
 
 def _descent_share(space: SearchSpace, expected: float) -> float:
     """What is kept for the descent of a budget that does for so many proposals in one process."""
+    expected = max(1.0, expected)
     changes = itertools.chain.from_iterable(map(space.configs, range(len(space.families))))
     most = math.ceil(DESCENT_SHARE * expected / SWEEPS)
     count = sum(1 for _ in itertools.islice(changes, most))
-    return min(DESCENT_SHARE, SWEEPS * count / max(expected, 1.0))
+    return min(DESCENT_SHARE, SWEEPS * count / expected)
 
 
 class _Sampling:
@@ -261,7 +262,7 @@ class _Sampling:
         if self.tracker.best.rank < self.best.rank:
             self.best, self.improved_at = self.tracker.best, self._spent_so_far()
         spent, fraction = self._spent_so_far(), self._fraction()
-        if fraction >= 1 - self.descent_share:
+        if fraction >= self._sampled():
             return self.tracker.spent() or (
                 StopReason.TIME if self.budget.proposals is None else StopReason.PROPOSALS
             )
@@ -280,8 +281,11 @@ class _Sampling:
 
     def _cycles(self) -> float:
         """How many cycles are over, with the share of the present one."""
-        kept = DESCENT_SHARE if self.descent_share is None else self.descent_share
-        return self._fraction() / (1 - kept) * CYCLES
+        return self._fraction() / self._sampled() * CYCLES
+
+    def _sampled(self) -> float:
+        """The share of the budget that is not kept for the descent."""
+        return 1 - (DESCENT_SHARE if self.descent_share is None else self.descent_share)
 
     def _phase(self, chain: Chain) -> Phase:
         """How a chain moves in the next round."""
@@ -344,7 +348,7 @@ class _Sampling:
         """Proposals and seconds for each chain in the next round."""
         proposals = seconds = None
         if self.budget.proposals is not None:
-            share = self.budget.proposals / len(self.chains)
+            share = self.budget.proposals * self._sampled() / len(self.chains)
             proposals = max(1, min(ROUND_PROPOSALS, math.ceil(share / ROUNDS)))
         if self.budget.seconds is not None:
             at_once = math.ceil(len(self.chains) / self.num_cores)
