@@ -236,6 +236,7 @@ class _Sampling:
         self.num_cores = num_cores
         self.plans = _plans(problem, len(chains))
         self.descent_share: float | None = None
+        self.has_begun = False
         if budget.seconds is None:
             self.descent_share = _descent_share(problem.space, budget.proposals or 0)
         self.cycles_over = self._cycles()
@@ -251,11 +252,13 @@ class _Sampling:
         phases = [self._phase(chain) for chain in self.chains]
         self.chains = workers.advance(self.chains, phases, proposals, seconds)
         self.tracker.proposals += self._made() - before
-        if self.descent_share is None:
+        if self.descent_share is None and self.has_begun:
+            # Not by the first round, in which processes start.
             assert self.budget.seconds is not None
             rate = (self._made() - before) / (self.tracker.seconds - began)
             expected = rate / min(self.num_cores, len(self.chains)) * self.budget.seconds
             self.descent_share = _descent_share(self.problem.space, expected)
+        self.has_begun = True
         for chain in self.chains:
             self.tracker.offer(chain.state.best)
         self.tracker.report()
