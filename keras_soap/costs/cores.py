@@ -37,7 +37,6 @@ MOST_SEEN = 4096
 LEAST_SPEED = 0.88
 """Of the speed that cores can have; at slower moments they are hindered."""
 
-
 PATIENCE_S = 120.0
 """For moments at which cores are fast, of all that is timed in a process."""
 

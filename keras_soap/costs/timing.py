@@ -24,7 +24,7 @@ ERROR_OF_MEDIAN = 1.2533
 """Standard error of a median over that of a mean, for the same."""
 
 PATIENCE = 40
-"""How many times as long as rounds are repeated slow ones are added at most, until enough count."""
+"""For so many times `Precision.seconds` slow rounds go on at most, until enough others count."""
 
 OUTLIER_DEVIATIONS = 5.0
 """A round that is this many standard deviations above the median has met something else."""

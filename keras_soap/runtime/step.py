@@ -370,7 +370,7 @@ class StepTracer:
         for edge in self.graph.in_edges[number]:
             gradient = gradients[edge.input]
             source = edge.producer.operator
-            if not (self.graph.carries_gradient[edge.index] and self.graph.has_backward[source]):
+            if not self.graph.sends_back[edge.index]:
                 continue
             read = self.parts[number][part].inputs[edge.input]
             targets = self.devices(source)

@@ -38,7 +38,7 @@ class AdditiveCosts:
     def edge_ns(self, edge: Edge, producer: Degrees, consumer: Degrees) -> float:
         """Of moving a tensor, and its gradient back, if the ends have these degrees."""
         operators = self.graph.operators
-        back = self.problem.training and (self.graph.sends_back[edge.index])
+        back = self.problem.training and self.graph.sends_back[edge.index]
         key = (
             operators[edge.producer.operator].signature,
             edge.producer.output,
@@ -114,9 +114,7 @@ class AdditiveCosts:
         Links are as fast on the way back.
         """
         takes_time = overlaps.producer != overlaps.consumer
-        copied = overlaps.copied[: 2 if back else 1] * overlaps.num_elements
-        if back:
-            copied[1] += overlaps.added // 2
+        copied = overlaps.copied_bytes(element_bytes, back)
         takes_time |= copied.any(axis=0) & self._copies[overlaps.producer]
         if not takes_time.any():
             return 0.0
@@ -127,7 +125,7 @@ class AdditiveCosts:
         held = self._held[producer, consumer]
         capacity = self.topology.capacity
         total = 0.0
-        for of_way in copied[:, takes_time] * element_bytes:
+        for of_way in copied[: 2 if back else 1, takes_time]:
             carried = np.where(share_memory, of_way, num_bytes)
             times = latency_ns + carried * 1e9 / bandwidth
             busy = np.bincount(

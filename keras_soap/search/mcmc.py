@@ -11,13 +11,11 @@
    its own to `COLD` over the best step time so far, and now and then takes over a part of what
    another chain found. `Generations` says where they begin.
 4. The search ends with the budget, or when the best has not improved for half of what was spent.
-5. What is left of the budget goes into a greedy descent: at least what it should need, but no more
-   than `DESCENT_SHARE`.
+5. What is left of the budget, and at least `DESCENT_SHARE` of it, goes into a greedy descent.
 6. With a budget of proposals everything depends on the seed alone, not on clocks or cores.
 """
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -36,15 +34,12 @@ from keras_soap.search.tracker import Tracker
 from keras_soap.search.workers import Workers
 from keras_soap.strategy.moves import Shares
 from keras_soap.strategy.parallel_config import ParallelConfig
-from keras_soap.strategy.search_space import SearchSpace
 
 FEWEST_CHAINS = 4
 MOST_CHAINS = 16
 CHAIN_PROPOSALS = 30_000
 """Of a chain, in a long search: longer annealings gain less than more of them do."""
 DESCENT_SHARE = 0.15
-SWEEPS = 5
-"""How often a descent should go over all changes of one operator, at most."""
 ROUNDS = 128
 ROUND_SECONDS = 0.25
 ROUND_PROPOSALS = 2000
@@ -102,9 +97,9 @@ ORIGINS = 4
 STARTS_SHARE = 0.05
 """Of a budget of seconds, to simulate starts on whole nodes: with a thousand devices each takes
 long."""
-LEAST_CYCLES = 11.25
-"""How many are over before a lack of improvement ends the search: by then all that was found has
-been brought together."""
+LEAST_SHARE = 0.8
+"""Of the budget that is spent before a lack of improvement ends the search: by then all that was
+found has been brought together."""
 
 
 def search(
@@ -209,15 +204,6 @@ def _random_start(problem: Problem, tracker: Tracker, rng: np.random.Generator) 
     return start
 
 
-def _descent_share(space: SearchSpace, expected: float) -> float:
-    """What is kept for the descent of a budget that does for so many proposals in one process."""
-    expected = max(1.0, expected)
-    changes = itertools.chain.from_iterable(map(space.configs, range(len(space.families))))
-    most = math.ceil(DESCENT_SHARE * expected / SWEEPS)
-    count = sum(1 for _ in itertools.islice(changes, most))
-    return min(DESCENT_SHARE, SWEEPS * count / expected)
-
-
 class _Sampling:
     """The rounds of all chains."""
 
@@ -235,10 +221,6 @@ class _Sampling:
         self.chains = chains
         self.num_cores = num_cores
         self.plans = _plans(problem, len(chains))
-        self.descent_share: float | None = None
-        self.has_begun = False
-        if budget.seconds is None:
-            self.descent_share = _descent_share(problem.space, budget.proposals or 0)
         self.cycles_over = self._cycles()
         self.generations = Generations()
         self.generation_from = self._made(), self.cycles_over
@@ -248,30 +230,23 @@ class _Sampling:
     def round(self, workers: Workers) -> StopReason | None:
         """One round of all chains; says why it was the last, if it was."""
         proposals, seconds = self._size()
-        before, began = self._made(), self.tracker.seconds
+        before = self._made()
         phases = [self._phase(chain) for chain in self.chains]
         self.chains = workers.advance(self.chains, phases, proposals, seconds)
         self.tracker.proposals += self._made() - before
-        if self.descent_share is None and self.has_begun:
-            # Not by the first round, in which processes start.
-            assert self.budget.seconds is not None
-            rate = (self._made() - before) / (self.tracker.seconds - began)
-            expected = rate / min(self.num_cores, len(self.chains)) * self.budget.seconds
-            self.descent_share = _descent_share(self.problem.space, expected)
-        self.has_begun = True
         for chain in self.chains:
             self.tracker.offer(chain.state.best)
         self.tracker.report()
         if self.tracker.best.rank < self.best.rank:
             self.best, self.improved_at = self.tracker.best, self._spent_so_far()
         spent, fraction = self._spent_so_far(), self._fraction()
-        if fraction >= self._sampled():
+        if fraction >= 1 - DESCENT_SHARE:
             return self.tracker.spent() or (
                 StopReason.TIME if self.budget.proposals is None else StopReason.PROPOSALS
             )
-        before, self.cycles_over = self.cycles_over, self._cycles()
-        if self.cycles_over > LEAST_CYCLES and spent - self.improved_at > spent / 2:
+        if fraction > LEAST_SHARE and spent - self.improved_at > spent / 2:
             return StopReason.NO_IMPROVEMENT
+        before, self.cycles_over = self.cycles_over, self._cycles()
         for plan in dict.fromkeys(self.plans):
             for stage in plan:
                 if before < stage.cycles <= self.cycles_over:
@@ -284,11 +259,7 @@ class _Sampling:
 
     def _cycles(self) -> float:
         """How many cycles are over, with the share of the present one."""
-        return self._fraction() / self._sampled() * CYCLES
-
-    def _sampled(self) -> float:
-        """The share of the budget that is not kept for the descent."""
-        return 1 - (DESCENT_SHARE if self.descent_share is None else self.descent_share)
+        return self._fraction() / (1 - DESCENT_SHARE) * CYCLES
 
     def _phase(self, chain: Chain) -> Phase:
         """How a chain moves in the next round."""
@@ -351,7 +322,7 @@ class _Sampling:
         """Proposals and seconds for each chain in the next round."""
         proposals = seconds = None
         if self.budget.proposals is not None:
-            share = self.budget.proposals * self._sampled() / len(self.chains)
+            share = self.budget.proposals * (1 - DESCENT_SHARE) / len(self.chains)
             proposals = max(1, min(ROUND_PROPOSALS, math.ceil(share / ROUNDS)))
         if self.budget.seconds is not None:
             at_once = math.ceil(len(self.chains) / self.num_cores)

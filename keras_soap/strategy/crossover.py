@@ -10,7 +10,7 @@
 import math
 
 from keras_soap.jit import njit
-from keras_soap.strategy.moves import NUM_CHANGED, change, draw, draw_below, num_parts
+from keras_soap.strategy.moves import NUM_CHANGED, are_equal, change, draw, draw_below, num_parts
 
 CROSSOVER_TRIES = 8
 """How many families are drawn at most, to find one in which the partner differs."""
@@ -60,12 +60,9 @@ def cross_over(moves):
 def _differs(moves, family):
     """Whether the partner has another configuration."""
     choice = moves.choice[family]
-    if choice != moves.partner_choice[family]:
-        return True
-    for part in range(num_parts(moves, choice)):
-        if moves.devices[family, part] != moves.partner_devices[family, part]:
-            return True
-    return False
+    return choice != moves.partner_choice[family] or not are_equal(
+        moves.devices[family], moves.partner_devices[family], num_parts(moves, choice)
+    )
 
 
 @njit

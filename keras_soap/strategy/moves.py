@@ -327,8 +327,14 @@ def same_devices(moves, family, other):
     parts = num_parts(moves, moves.choice[family])
     if parts != num_parts(moves, moves.choice[other]):
         return False
+    return are_equal(moves.devices[family], moves.devices[other], parts)
+
+
+@njit
+def are_equal(devices, others, parts):
+    """Whether the first so many are."""
     part = 0
-    while part < parts and moves.devices[family, part] == moves.devices[other, part]:
+    while part < parts and devices[part] == others[part]:
         part += 1
     return part == parts
 
@@ -339,11 +345,11 @@ def changes_nothing(moves):
     for i in range(moves.scalar[NUM_CHANGED]):
         family = moves.changed[i]
         choice = moves.new_choice[family]
-        if choice != moves.choice[family]:
+        parts = num_parts(moves, choice)
+        if choice != moves.choice[family] or not are_equal(
+            moves.new_devices[family], moves.devices[family], parts
+        ):
             return False
-        for part in range(num_parts(moves, choice)):
-            if moves.new_devices[family, part] != moves.devices[family, part]:
-                return False
     return True
 
 

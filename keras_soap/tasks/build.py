@@ -361,11 +361,10 @@ class _Builder:
             self.configs[edge.consumer].degrees,
         )
         spec = self.graph.operators[edge.consumer].input_specs[edge.input]
-        num_bytes = found.num_elements * dtype_bytes(spec.dtype)
-        there, back = found.copied * num_bytes
-        if self.training and self.graph.sends_back[edge.index]:
-            back += found.added * dtype_bytes(spec.dtype) // 2
-        columns = found.producer, found.consumer, num_bytes, there, back
+        element_bytes = dtype_bytes(spec.dtype)
+        sends_back = self.training and self.graph.sends_back[edge.index]
+        copied = found.copied_bytes(element_bytes, sends_back)
+        columns = found.producer, found.consumer, found.num_elements * element_bytes, *copied
         return zip(*(column.tolist() for column in columns), strict=True)
 
     def _freeze(self) -> TaskGraph:

@@ -49,6 +49,16 @@ class Overlaps:
     copied: np.ndarray
     added: np.ndarray
 
+    def copied_bytes(self, element_bytes: int, sends_back: bool) -> np.ndarray:
+        """int64 (2, N): there and back, what is copied if both parts are in one memory.
+
+        Args:
+            element_bytes: Of the tensor.
+            sends_back: Whether a gradient goes back along the edge.
+        """
+        there, back = self.copied * self.num_elements * element_bytes
+        return np.stack([there, back + sends_back * self.added * element_bytes // 2])
+
 
 def find(
     shape: Sequence[int],
