@@ -1,11 +1,14 @@
 """Searches on measured times, and looks twice at what it finds.
 
 Every measurement is off by some percent, and a search takes most of what was measured too fast: so
-the time that it predicts is too short, and a strategy of worse parts may win. Therefore the parts
-that the winner uses are measured again, at another moment, and only that second time counts, which
-nobody has chosen. Then the search goes on from there, until it finds what was looked at twice.
+the time that it predicts is too short, and a strategy of worse parts may win. It also passes over
+what was measured too slow. Therefore the parts that the winner uses, and those of baselines that it
+is hardly faster than, are measured again, at another moment, and only that second time counts,
+which nobody has chosen. Then the search goes on from there, until it finds what was looked at
+twice.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
@@ -31,6 +34,10 @@ LATER_SHARE = 0.25
 LOOKED_AT_SHARE = 0.95
 """Of what a strategy computes: parts that take little are not measured again."""
 
+NEAR = 0.1
+"""Baselines that are predicted to take no more than so much longer than the winner are compared
+with it on equal terms."""
+
 
 def measured_search(
     lowering: Lowering,
@@ -55,17 +62,41 @@ def measured_search(
     for _ in range(MOST_SEARCHES - 1):
         if not isinstance(profile, MeasuredProfile) or options.get("method") in BASELINES:
             break
-        once = _seen_once(lowering, topology, profile, result.strategy)
-        if not once:
+        looks = [
+            _look_again(lowering, topology, profile, strategy, progress)
+            for strategy in _near(result)
+        ]
+        if not any(looks):
             break
-        bar = tqdm(once, "measuring again", unit="part", disable=not progress, leave=False)
-        for operator, regions in bar:
-            bar.set_postfix_str(operator.name, refresh=False)
-            profile.measure_again(operator, regions)
         options["initial"] = [*options.get("initial", ()), result.strategy]
         budget = Budget(seconds * LATER_SHARE)
         result = search(lowering.graph, topology, profile, budget=budget, **options)
     return result
+
+
+def _look_again(
+    lowering: Lowering,
+    topology: DeviceTopology,
+    profile: MeasuredProfile,
+    strategy: Strategy,
+    progress: bool,
+) -> bool:
+    """Measures what was measured only once of a strategy; says whether there was any."""
+    once = _seen_once(lowering, topology, profile, strategy)
+    bar = tqdm(once, "measuring again", unit="part", disable=not progress, leave=False)
+    for operator, regions in bar:
+        bar.set_postfix_str(operator.name, refresh=False)
+        profile.measure_again(operator, regions)
+    return bool(once)
+
+
+def _near(result: SearchResult) -> Iterable[Strategy]:
+    """The winner, and baselines that it is hardly faster than."""
+    yield result.strategy
+    for baseline in result.baselines.values():
+        longest_ns = (1 + NEAR) * result.evaluation.step_time_ns
+        if baseline.feasible and baseline.step_time_ns <= longest_ns:
+            yield baseline.strategy
 
 
 def _seen_once(

@@ -24,20 +24,22 @@ def _cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def looks(monkeypatch):
+def looks(monkeypatch, request):
     """How often each part was measured, by operator and shape.
 
     A part takes 8 ms, whatever its shape; but half of the samples seem to take next to nothing when
-    they are measured for the first time.
+    they are measured for the first time. Tests may say what else they seem to take then, in ns by
+    their number.
     """
+    at_first_ns = getattr(request, "param", {4: 1_000})
     count: Counter[tuple[str, tuple[int, ...]]] = Counter()
 
     def measure_part(captured, number, part, *more):
         shape = tuple(stop - start for start, stop in part.output)
         key = captured.graph.operators[number].name, shape
         count[key] += 1
-        is_lucky = shape[0] == 4 and count[key] == 1
-        return PartTime(1_000 if is_lucky else 8_000_000, 0)
+        usual_ns = 8_000_000
+        return PartTime(at_first_ns.get(shape[0], usual_ns) if count[key] == 1 else usual_ns, 0)
 
     monkeypatch.setattr(measure_parts, "measure_part", measure_part)
     return count
@@ -62,6 +64,23 @@ def test_what_was_measured_too_fast_by_chance_is_found_out(looks, captured):
     assert looks["dense", (4, 8)] == looks["dense_1", (4, 2)] == 2
     # Nothing gains by being split, so nothing is.
     assert {config.num_parts for config in result.strategy.configs} == {1}
+
+
+@pytest.mark.parametrize("looks", [{8: 8_500_000}], indirect=True)
+def test_what_was_measured_too_slow_by_chance_is_not_passed_over(looks, captured):
+    profile = MeasuredProfile(captured, local_topology().subset(2))
+    result = search_with(profile, captured, dims="S")
+    # Halves were faster at first; a baseline that splits nothing was near.
+    assert looks["dense", (8, 8)] == looks["dense_1", (8, 2)] == 2
+    assert {config.num_parts for config in result.strategy.configs} == {1}
+
+
+@pytest.mark.parametrize("looks", [{8: 12_000_000}], indirect=True)
+def test_what_is_far_behind_is_not_measured_again(looks, captured):
+    profile = MeasuredProfile(captured, local_topology().subset(2))
+    search_with(profile, captured, dims="S")
+    assert looks["dense", (4, 8)] == 2
+    assert looks["dense", (8, 8)] == 1
 
 
 def test_nothing_is_measured_a_third_time(looks, captured):
