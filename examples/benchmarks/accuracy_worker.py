@@ -21,7 +21,7 @@ import numpy as np
 SIZES: dict[str, dict[str, int]] = {
     "alexnet": {"batch_size": 64, "image_size": 128, "classes": 100, "width": 32, "units": 1024},
     "inception_v3": {"batch_size": 16, "image_size": 139, "classes": 100, "width": 24},
-    "resnet101": {"batch_size": 16, "image_size": 96, "classes": 100, "width": 32},
+    "resnet101": {"batch_size": 32, "image_size": 96, "classes": 100, "width": 32},
     "rnntc": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
     "rnnlm": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},
     "nmt": {"batch_size": 32, "length": 16, "units": 512, "vocabulary": 5000, "time_chunk": 8},

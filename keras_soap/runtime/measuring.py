@@ -10,7 +10,8 @@ heaviest operators use.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -33,16 +34,32 @@ SEVERAL_CORES = 1.2
 """A task that uses more of them when it is alone has all cores."""
 
 
+LESS = 0.85
+"""A part of half of something takes no more than this of its time, or it met something else."""
+
+LEAST_NS = 1_000_000
+"""Parts that take less are mostly overhead, which is not halved."""
+
+
 def all_parts(
     lowering: Lowering, num_devices: int, dims: str = "SAP"
 ) -> Iterator[tuple[Operator, Regions]]:
     """Parts of every operator under all degrees that make no more than `num_devices` of them."""
+    for operator, ways in _all_ways(lowering, num_devices, dims):
+        for regions in ways.values():
+            yield operator, regions
+
+
+def _all_ways(
+    lowering: Lowering, num_devices: int, dims: str
+) -> Iterator[tuple[Operator, dict[tuple[int, ...], Regions]]]:
+    """One operator of each signature, and its parts by degrees."""
     seen = set()
     for number, operator in enumerate(lowering.graph.operators):
         if operator.signature not in seen:
             seen.add(operator.signature)
-            for degrees in all_degrees(lowering.dimensions[number], num_devices, dims):
-                yield operator, lowering.operator(number, degrees).outputs[0]
+            all_of_them = all_degrees(lowering.dimensions[number], num_devices, dims)
+            yield operator, {d: lowering.operator(number, d).outputs[0] for d in all_of_them}
 
 
 def measure_all(
@@ -54,7 +71,8 @@ def measure_all(
 ) -> None:
     """Measures what `profile` does not know yet of `all_parts`, and updates.
 
-    May be interrupted: what was measured is kept, and the next time begins there.
+    May be interrupted: what was measured is kept, and the next time begins there. Parts that seem
+    to take hardly less than others that they are halves of are measured again, at a later moment.
 
     Args:
         profile: Of the model.
@@ -63,13 +81,47 @@ def measure_all(
         dims: Letters of the kinds of splits to measure.
         progress: Whether to show a progress bar, on stderr.
     """
+    device = topology.devices[0]
     missing = profile.missing(all_parts(lowering, topology.num_devices, dims))
-    if missing:
-        bar = tqdm(missing, "measuring parts", unit="part", disable=not progress, leave=False)
-        for operator, regions in bar:
-            bar.set_postfix_str(operator.name, refresh=False)
-            profile.part_times_ns(operator, regions, topology.devices[0])
+    for operator, regions in _in_turn(missing, "measuring parts", progress):
+        profile.part_times_ns(operator, regions, device)
+    doubtful = _doubtful(profile, lowering, topology, dims)
+    for operator, regions in _in_turn(doubtful, "measuring again", progress):
+        profile.measure_again(operator, regions)
     profile.measure_updates()
+
+
+def _in_turn(
+    parts: Sequence[tuple[Operator, Regions]], what: str, progress: bool
+) -> Iterator[tuple[Operator, Regions]]:
+    """The parts, while a progress bar says which."""
+    bar = tqdm(parts, what, unit="part", disable=not progress or not parts, leave=False)
+    for operator, regions in bar:
+        bar.set_postfix_str(operator.name, refresh=False)
+        yield operator, regions
+
+
+def _doubtful(
+    profile: MeasuredProfile, lowering: Lowering, topology: DeviceTopology, dims: str
+) -> list[tuple[Operator, Regions]]:
+    """Parts that were measured once, and take too long beside those that they are halves of."""
+    found = []
+    for operator, ways in _all_ways(lowering, topology.num_devices, dims):
+        time_ns = {
+            degrees: int(sum(profile.part_times_ns(operator, regions, topology.devices[0])).max())
+            for degrees, regions in ways.items()
+        }
+        for degrees, regions in ways.items():
+            wholes = [
+                time_ns[fewer]
+                for fewer in ways
+                if math.prod(degrees) >= 2 * math.prod(fewer)
+                and all(more % less == 0 for more, less in zip(degrees, fewer, strict=True))
+            ]
+            longest_ns = max(LEAST_NS, LESS * min(wholes, default=math.inf))
+            if time_ns[degrees] > longest_ns and profile.num_looks(operator, regions) == 1:
+                found.append((operator, regions))
+    return found
 
 
 def with_measured_pool(

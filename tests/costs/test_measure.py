@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 
 import keras
 import numpy as np
@@ -149,6 +150,29 @@ def test_what_is_measured_again_replaces_what_was_known(tmp_path, topology, stop
         assert known.part_times_ns(operator, halves, device).forward.tolist() == [1002, 1002]
         assert known.num_looks(operator, halves) == 2
     assert len(stopwatch) == 2
+
+
+def test_halves_that_take_as_long_as_the_whole_are_looked_at_again(tmp_path, topology, monkeypatch):
+    looks: Counter[tuple[int, ...]] = Counter()
+
+    def measure_part(captured, number, part, *others):
+        shape = tuple(stop - start for start, stop in part.output)
+        looks[shape] += 1
+        if shape == (4, 6):
+            return PartTime(2_000_000, 5_500_000 if looks[shape] == 1 else 2_500_000)
+        return PartTime(2_500_000, 5_500_000) if shape == (8, 6) else PartTime(3_000_000, 3_500_000)
+
+    monkeypatch.setattr(measure_parts, "measure_part", measure_part)
+    captured = dense(6)
+    lowering = Lowering(captured.graph)
+    for _ in range(2):
+        profile = profile_of(captured, topology, tmp_path)
+        measure_all(profile, lowering, topology, progress=False)
+        halves = lowering.operator(1, (2, 1)).outputs[0]
+        times = profile.part_times_ns(captured.graph.operators[1], halves, topology.devices[0])
+        assert times.backward.tolist() == [2_500_000] * 2
+    assert looks[4, 6] == 2
+    assert looks[8, 6] == looks[8, 3] == 1
 
 
 def test_gradients_are_those_of_the_step(tmp_path, topology, stopwatch):
