@@ -4,7 +4,7 @@
 2. Operators with equal signatures have one time, as everywhere: their gradients go to any input
    that they go to in one of them.
 3. Layers from outside Keras are measured in each process anew: their code may have changed.
-4. What is measured again, as searches ask for (`runtime.measured_search`), replaces what was known.
+4. What is measured again (`runtime.measuring`, `runtime.measured_search`) replaces what was known.
 """
 
 import dataclasses

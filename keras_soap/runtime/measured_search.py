@@ -11,12 +11,11 @@ twice.
 from collections.abc import Iterable
 from typing import Any
 
-from tqdm import tqdm
-
 from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.measure import MeasuredProfile
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions
+from keras_soap.runtime.measuring import measure_again
 from keras_soap.search.problem import Budget
 from keras_soap.search.result import SearchResult
 from keras_soap.search.run import search
@@ -63,7 +62,7 @@ def measured_search(
         if not isinstance(profile, MeasuredProfile) or options.get("method") in BASELINES:
             break
         looks = [
-            _look_again(lowering, topology, profile, strategy, progress)
+            measure_again(profile, _heavy(lowering, topology, profile, strategy), progress)
             for strategy in _near(result)
         ]
         if not any(looks):
@@ -72,22 +71,6 @@ def measured_search(
         budget = Budget(seconds * LATER_SHARE)
         result = search(lowering.graph, topology, profile, budget=budget, **options)
     return result
-
-
-def _look_again(
-    lowering: Lowering,
-    topology: DeviceTopology,
-    profile: MeasuredProfile,
-    strategy: Strategy,
-    progress: bool,
-) -> bool:
-    """Measures what was measured only once of a strategy; says whether there was any."""
-    once = _seen_once(lowering, topology, profile, strategy)
-    bar = tqdm(once, "measuring again", unit="part", disable=not progress, leave=False)
-    for operator, regions in bar:
-        bar.set_postfix_str(operator.name, refresh=False)
-        profile.measure_again(operator, regions)
-    return bool(once)
 
 
 def _near(result: SearchResult) -> Iterable[Strategy]:
@@ -99,10 +82,10 @@ def _near(result: SearchResult) -> Iterable[Strategy]:
             yield baseline.strategy
 
 
-def _seen_once(
+def _heavy(
     lowering: Lowering, topology: DeviceTopology, profile: MeasuredProfile, strategy: Strategy
 ) -> list[tuple[Operator, Regions]]:
-    """What was measured only once of the parts that take the most time in a strategy."""
+    """The parts that take the most time in a strategy."""
     time_ns: dict[tuple[str, tuple[int, ...]], int] = {}
     parts: dict[tuple[str, tuple[int, ...]], tuple[Operator, Regions]] = {}
     for number, (operator, config) in enumerate(
@@ -116,7 +99,7 @@ def _seen_once(
     found = []
     left_ns = LOOKED_AT_SHARE * sum(time_ns.values())
     for key in sorted(parts, key=lambda key: -time_ns[key]):
-        if left_ns > 0 and profile.num_looks(*parts[key]) == 1:
+        if left_ns > 0:
             found.append(parts[key])
         left_ns -= time_ns[key]
     return found

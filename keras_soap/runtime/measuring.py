@@ -11,7 +11,7 @@ heaviest operators use.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -32,7 +32,6 @@ MOST_HEAVIEST = 6
 
 SEVERAL_CORES = 1.2
 """A task that uses more of them when it is alone has all cores."""
-
 
 LESS = 0.85
 """A part of half of something takes no more than this of its time, or it met something else."""
@@ -81,14 +80,23 @@ def measure_all(
         dims: Letters of the kinds of splits to measure.
         progress: Whether to show a progress bar, on stderr.
     """
-    device = topology.devices[0]
     missing = profile.missing(all_parts(lowering, topology.num_devices, dims))
     for operator, regions in _in_turn(missing, "measuring parts", progress):
-        profile.part_times_ns(operator, regions, device)
-    doubtful = _doubtful(profile, lowering, topology, dims)
-    for operator, regions in _in_turn(doubtful, "measuring again", progress):
-        profile.measure_again(operator, regions)
+        profile.part_times_ns(operator, regions, topology.devices[0])
+    measure_again(profile, _doubtful(profile, lowering, topology, dims), progress)
     profile.measure_updates()
+
+
+def measure_again(
+    profile: MeasuredProfile, parts: Iterable[tuple[Operator, Regions]], progress: bool
+) -> bool:
+    """Measures those of the parts that were measured only once; says whether there were any."""
+    once = [part for part in parts if profile.num_looks(*part) == 1]
+    for operator, regions in _in_turn(once, "measuring again", progress):
+        # Under other degrees it may have been the same part.
+        if profile.num_looks(operator, regions) == 1:
+            profile.measure_again(operator, regions)
+    return bool(once)
 
 
 def _in_turn(
@@ -103,9 +111,8 @@ def _in_turn(
 
 def _doubtful(
     profile: MeasuredProfile, lowering: Lowering, topology: DeviceTopology, dims: str
-) -> list[tuple[Operator, Regions]]:
-    """Parts that were measured once, and take too long beside those that they are halves of."""
-    found = []
+) -> Iterator[tuple[Operator, Regions]]:
+    """Parts that take too long beside those that they are halves of."""
     for operator, ways in _all_ways(lowering, topology.num_devices, dims):
         time_ns = {
             degrees: int(sum(profile.part_times_ns(operator, regions, topology.devices[0])).max())
@@ -115,13 +122,11 @@ def _doubtful(
             wholes = [
                 time_ns[fewer]
                 for fewer in ways
-                if math.prod(degrees) >= 2 * math.prod(fewer)
+                if fewer != degrees
                 and all(more % less == 0 for more, less in zip(degrees, fewer, strict=True))
             ]
-            longest_ns = max(LEAST_NS, LESS * min(wholes, default=math.inf))
-            if time_ns[degrees] > longest_ns and profile.num_looks(operator, regions) == 1:
-                found.append((operator, regions))
-    return found
+            if time_ns[degrees] > max(LEAST_NS, LESS * min(wholes, default=math.inf)):
+                yield operator, regions
 
 
 def with_measured_pool(
