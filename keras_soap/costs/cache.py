@@ -19,7 +19,7 @@ from keras_soap.costs.cost_table import PartTime
 from keras_soap.locks import locked
 from keras_soap.proto.files import write_atomically
 
-VERSION = 13
+VERSION = 14
 """Of the files, and of how times are measured: others are not read."""
 
 

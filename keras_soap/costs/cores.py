@@ -1,4 +1,4 @@
-"""How fast cores are at the moment, beside each other or one of them alone.
+"""How fast cores are at the moment, beside each other and beside one of them alone.
 
 Cores of a virtual machine may be one of its host's at one moment and several at the next, two
 logical CPUs of a processor may be one core, and others on the host slow a core down for seconds or
@@ -10,9 +10,7 @@ import functools
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -42,11 +40,11 @@ PATIENCE_S = 120.0
 
 
 class Cores:
-    """Those that this thread may use: all of the process, or fewer for a while."""
+    """Those that this process may use."""
 
     def __init__(self):
         self._alone: deque[float] = deque(maxlen=MOST_SEEN)
-        self._best: dict[int, float] = {}
+        self._best = 1.0
         self._patience_s = PATIENCE_S
 
     def speed(self) -> float:
@@ -63,12 +61,12 @@ class Cores:
                 together = sum(threads.map(_speed, numbers)) / len(numbers)
         self._alone.append(alone)
         ratio = min(1.0, together / float(np.quantile(self._alone, FASTEST)))
-        self._best[len(numbers)] = max(self._best.get(len(numbers), 1.0), ratio)
+        self._best = max(self._best, ratio)
         return ratio
 
     def enough(self, speed: float) -> bool:
         """Whether nothing that ever changes hinders them, if this is their speed."""
-        return speed >= LEAST_SPEED * self._best.get(len(_numbers()), 1.0)
+        return speed >= LEAST_SPEED * self._best
 
     def wait(self, seconds: float) -> bool:
         """Whether to wait on for fast moments, after so many seconds of slow ones."""
@@ -80,7 +78,7 @@ class Cores:
 
     def settle_for(self, speed: float) -> None:
         """They are as fast as they can be at this speed, as long as they are no faster."""
-        self._best[len(_numbers())] = speed
+        self._best = speed
 
 
 @functools.cache
@@ -105,36 +103,6 @@ def _speed(core: int) -> float:
         np.matmul(matrices, matrices, out=products)
         count += 1
     return count / (time.perf_counter() - begun)
-
-
-@contextlib.contextmanager
-def on_one_core() -> Iterator[None]:
-    """All threads of this process share one of its cores, where the system lets them (Linux)."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    usual = os.sched_getaffinity(0)
-    before = {thread: cores for thread in _threads() if (cores := _affinity(thread))}
-    try:
-        for thread in before:
-            _set_affinity(thread, {min(usual)})
-        yield
-    finally:
-        # Threads that began meanwhile have the affinity of those that started them.
-        for thread in _threads():
-            _set_affinity(thread, before.get(thread, usual))
-
-
-def _threads() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
-
-
-def _affinity(thread: int) -> set[int] | None:
-    """Cores that a thread may use; None if it has ended."""
-    try:
-        return os.sched_getaffinity(thread)
-    except OSError:
-        return None
 
 
 def _set_affinity(thread: int, cores: set[int]) -> None:

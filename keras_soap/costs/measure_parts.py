@@ -88,6 +88,7 @@ def measure_part(
     random = np.random.default_rng(0)
     values = [*_input_values(part, random), *_weight_values(part, random)]
     arguments = on_device([x for x in values if x is not None], device)
+    num_made = sum(x is not None for x in values[: len(part.inputs)])
 
     def split(flat: Sequence[tf.Tensor]) -> tuple[list, list]:
         left = list(flat)
@@ -125,43 +126,42 @@ def measure_part(
         return [*outputs, *others, *flat_gradients]
 
     if not has_backward:
-        functions: list[tuple[Callable, list]] = [(forward, arguments)]
-        return _part_time(functions, device, precision, cores)
+        return _part_time([forward], arguments, num_made, device, precision, cores)
     made = runner(forward, arguments, device)()[
         : len(part.operator.output_specs) - part.operator.first_made
     ]
     scale = 1.0 / max(1, part.operator.output.num_elements)
     arrived = [np.full(x.shape, scale, "float32") for x in made if x.dtype.is_floating]
     arrived = [tf.cast(a, x.dtype) for a, x in zip(arrived, made, strict=False)]
-    with_arrived = [*arguments, *on_device(arrived, device)]
-    count = len(arguments)
-    functions = [
-        (forward, arguments),
-        (lambda flat: both(flat[:count], flat[count:], False), with_arrived),
+    num_arrived = len(arrived)
+    functions: list[Callable] = [
+        lambda flat: forward(flat[num_arrived:]),
+        lambda flat: both(flat[num_arrived:], flat[:num_arrived], False),
     ]
     if any(spec.trainable for spec in part.operator.weight_specs):
-        functions.append((lambda flat: both(flat[:count], flat[count:], True), with_arrived))
-    return _part_time(functions, device, precision, cores)
+        functions.append(lambda flat: both(flat[num_arrived:], flat[:num_arrived], True))
+    arguments = [*on_device(arrived, device), *arguments]
+    return _part_time(functions, arguments, num_arrived + num_made, device, precision, cores)
 
 
 def _part_time(
-    functions: Sequence[tuple[Callable, list]],
+    functions: Sequence[Callable],
+    arguments: Sequence[tf.Tensor],
+    num_made: int,
     device: str,
     precision: Precision,
     cores: int,
 ) -> PartTime:
     """Times of a forward pass, and what that with ever more of a backward pass takes beyond it."""
-    longest, arguments = functions[-1]
-    run = functools.partial(runner, device=device)
-    empty = run(_empty, arguments)
-    once = time_in_turn([empty, run(longest, arguments)], ROUGH).beyond_previous_ns[0]
+    run = functools.partial(runner, arguments=arguments, device=device)
+    once = time_in_turn([run(_empty), run(functions[-1])], ROUGH).beyond_previous_ns[0]
     copies = min(NUM_COPIES, -(-LONG_NS // max(once, 1)))
     beside, share = _places(cores)
     runners = [
-        run(function, given, copies=copies, beside=beside, uncached=True)
-        for function, given in functions
+        run(function, copies=copies, beside=beside, uncached=True, num_made=num_made)
+        for function in (_nothing, *functions)
     ]
-    timing = _timed([empty, *runners], device, precision)
+    timing = _timed(runners, device, precision)
     forward_ns, backward_ns, weight_gradient_ns = [
         *(time // copies // share for time in timing.beyond_previous_ns),
         *(0, 0),
@@ -309,3 +309,7 @@ def _weight_values(part: Part, random: np.random.Generator) -> list[Any]:
 
 def _empty(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [tf.constant(0.0)]
+
+
+def _nothing(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    return []

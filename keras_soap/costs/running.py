@@ -24,6 +24,7 @@ def runner(
     copies: int = 1,
     beside: int = 1,
     uncached: bool = False,
+    num_made: int = 0,
 ) -> Callable[[], list[tf.Tensor]]:
     """Runs `function` on the arguments, which are on `device`; has run once.
 
@@ -34,6 +35,8 @@ def runner(
         copies: How often, one after the other.
         beside: How many such rows of copies run at once.
         uncached: Whether each copy finds its arguments where no cache holds them any more.
+        num_made: So many of the arguments, the first ones, are made anew before each copy, and
+            returned after what it makes.
     """
     sets = [list(arguments)]
     if uncached:
@@ -57,7 +60,11 @@ def runner(
                     # Only arguments wait: constants that did would be merged, into a cycle.
                     with tf.control_dependencies(before):
                         mine = tuple(tf.identity(tensor) for tensor in mine)
-                rows[copy % beside] = function(mine)
+                new = [tf.raw_ops.DeepCopy(x=tensor) for tensor in mine[:num_made]]
+                # What reads some of them waits for all.
+                with tf.control_dependencies(new):
+                    read = [tf.identity(tensor) for tensor in new]
+                rows[copy % beside] = [*function([*read, *mine[num_made:]]), *new]
             made += rows[copy % beside]
         return made
 

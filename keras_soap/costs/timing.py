@@ -5,17 +5,16 @@
 2. Rounds stop when the 95 % confidence interval of the median is narrow enough, or time is up.
 3. Interference only ever slows: rounds far above the median are left out.
 4. So are rounds in which cores are slower than at other moments, as they or others hinder them:
-   see `cores`. Where it makes no difference, processor time is taken on one core.
+   see `cores`.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_soap.costs.cores import Cores, on_one_core
+from keras_soap.costs.cores import Cores
 
 DEVIATION_OF_MAD = 1.4826
 """Standard deviation over median absolute deviation, for normally distributed values."""
@@ -120,24 +119,6 @@ def time_in_turn(
     median = float(np.median(beyond))
     spread = deviation(beyond) / median if median > 0 else 0.0
     return Timing(tuple(steps.tolist()), float(spread), len(kept))
-
-
-def work_in_turn(
-    functions: Sequence[Callable[[], object]],
-    precision: Precision,
-    cores: Cores | None = None,
-    one_core: bool = False,
-) -> Timing:
-    """Times `functions` against each other by processor time.
-
-    Args:
-        functions: As those of `time_in_turn`.
-        precision: When to stop.
-        cores: Those that are at work, as there.
-        one_core: Whether all threads share one core.
-    """
-    with on_one_core() if one_core else contextlib.nullcontext():
-        return time_in_turn(functions, precision, time.process_time_ns, cores)
 
 
 def deviation(values: np.ndarray) -> float:

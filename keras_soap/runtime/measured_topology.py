@@ -5,10 +5,10 @@
    along the first, and it is of a tensor that no cache of a core holds.
 2. A reduction is the runtime's own, among all devices.
 3. Both are timed by size, several in a row beyond `FEW_HOPS` (calling a function that does nothing
-   on two devices takes longer than calling one that does a little), and count all cores that they
-   keep at work (where a task has several of a pool, their share of the time of these); latency and
-   bandwidth are those with which the topology predicts all of these times best (least squares of
-   the logarithms: a transfer of 1 kB counts as much as one of 64 MB).
+   on two devices takes longer than calling one that does a little); where devices share cores,
+   their share of the time of these counts. Latency and bandwidth are those with which the topology
+   predicts all of these times best (least squares of the logarithms: a transfer of 1 kB counts as
+   much as one of 64 MB).
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +31,10 @@ from keras_soap.costs import environment
 from keras_soap.costs.cache import CostCache
 from keras_soap.costs.cores import of_this_process
 from keras_soap.costs.cost_table import PartTime
-from keras_soap.costs.measure import cores_of_task, cores_per_place, num_places
+from keras_soap.costs.measure import cores_of_task
 from keras_soap.costs.measure_parts import measure_task_overhead
 from keras_soap.costs.running import MOST_SETS, UNCACHED_BYTES
-from keras_soap.costs.timing import Precision, time_in_turn, work_in_turn
+from keras_soap.costs.timing import Precision, time_in_turn
 from keras_soap.errors import TopologyError
 from keras_soap.runtime.collectives import Reductions
 from keras_soap.runtime.exchange import move
@@ -100,7 +101,7 @@ def measure_topology(
     }
     for size in COPY_BYTES if topology.num_devices > 1 else ():
         for kind, measure in (("copy", measure_copy), ("all_reduce", measure_all_reduce)):
-            key = json.dumps([kind, topology.num_devices, topology.devices[0].pool_size, size])
+            key = json.dumps([kind, topology.num_devices, size])
             wanted[key] = kind, size, functools.partial(measure, topology, size, precision)
     found: list[LinkTime] = []
     overhead_ns = 0
@@ -123,29 +124,21 @@ def measure_topology(
     return (fit(topology, found) if found else topology), found
 
 
-def with_pool(topology: DeviceTopology, one_task: bool = False) -> DeviceTopology:
+def with_pool(topology: DeviceTopology) -> DeviceTopology:
     """The topology whose logical CPUs share the cores of the machine, as TensorFlow's do.
 
-    As many tasks run at once as TensorFlow has threads for operations, but no more than there are
-    cores for those that each operation uses. GPUs are left as they are, and so are pools.
-
-    Args:
-        topology: Of this machine.
-        one_task: Whether one task at a time has all of the cores instead.
+    One task at a time has all of them. GPUs are left as they are, and so are pools.
     """
     if any(device.kind != "CPU" or device.pool for device in topology.devices):
         return topology
-    # A device that is alone is timed in all threads: that is its only task then.
-    one_task = one_task or topology.num_devices == 1
-    pool_size = 1 if one_task else num_places()
-    share = topology.num_devices / pool_size
     devices = tuple(
         dataclasses.replace(
             device,
             pool="cores",
-            pool_size=pool_size,
-            peak_flops_per_s=device.peak_flops_per_s * share,
-            memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * share,
+            peak_flops_per_s=device.peak_flops_per_s * topology.num_devices,
+            memory_bandwidth_bytes_per_s=(
+                device.memory_bandwidth_bytes_per_s * topology.num_devices
+            ),
         )
         for device in topology.devices
     )
@@ -262,10 +255,9 @@ def _time(
 ) -> PartTime:
     """What each of `hops` takes, beyond `FEW_HOPS`, that `function` makes of `next_arguments()`.
 
-    Where devices share cores, a transfer or a reduction holds one place of the pool for its time
-    (`DeviceTopology.movers`). One that keeps more cores at work, as a reduction does, is given the
-    time of all of them together. If the only place has several cores, it is given its share of
-    their time, as parts are: others use what it leaves idle.
+    Where devices share cores, a transfer or a reduction has all of them for its time
+    (`DeviceTopology.movers`), as a part has: this is its share of theirs, since others use what it
+    leaves idle.
     """
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in next_arguments()]
     runners = []
@@ -280,15 +272,9 @@ def _time(
 
         run()
         runners.append(run)
-    shared, pool_size = cores_of_task(topology), topology.devices[0].pool_size
+    shared = cores_of_task(topology)
     cores = of_this_process() if topology.devices[0].kind == "CPU" else None
-    if shared and pool_size == 1:
-        timing = work_in_turn(runners, precision, cores)
-        time_ns = timing.beyond_previous_ns[0] // hops // shared
-    else:
-        timing = time_in_turn(runners, precision, cores=cores)
-        time_ns = timing.beyond_previous_ns[0] // hops
-    if pool_size > 1:
-        work = work_in_turn(runners, precision, cores, one_core=True)
-        time_ns = max(time_ns, work.beyond_previous_ns[0] // hops // cores_per_place())
+    clock_ns = time.process_time_ns if shared else time.perf_counter_ns
+    timing = time_in_turn(runners, precision, clock_ns, cores)
+    time_ns = timing.beyond_previous_ns[0] // hops // max(1, shared)
     return PartTime(time_ns, 0, timing.relative_spread, timing.num_runs)

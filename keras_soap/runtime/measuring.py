@@ -10,13 +10,13 @@ heaviest operators use.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
 from keras_soap.costs.measure import MeasuredProfile, cores_of_task
-from keras_soap.costs.roofline import Roofline
 from keras_soap.graph.operator_graph import Operator
 from keras_soap.graph.region import Regions
 from keras_soap.runtime.measured_topology import with_pool
@@ -24,14 +24,11 @@ from keras_soap.strategy.search_space import all_degrees
 from keras_soap.tasks.lowering import Lowering
 from keras_soap.topology.device_topology import Device, DeviceTopology
 
-HEAVIEST_SHARE = 0.8
+HEAVIEST_SHARE = 0.9
 """Of a model's work; the operators that do it tell how many cores a task uses."""
 
-MOST_HEAVIEST = 6
+MOST_HEAVIEST = 24
 """Of them, as measuring takes time."""
-
-SEVERAL_CORES = 1.2
-"""A task that uses more of them when it is alone has all cores."""
 
 LESS = 0.85
 """A part of half of something takes no more than this of its time, or it met something else."""
@@ -80,9 +77,8 @@ def measure_all(
         dims: Letters of the kinds of splits to measure.
         progress: Whether to show a progress bar, on stderr.
     """
-    missing = profile.missing(all_parts(lowering, topology.num_devices, dims))
-    for operator, regions in _in_turn(missing, "measuring parts", progress):
-        profile.part_times_ns(operator, regions, topology.devices[0])
+    parts = all_parts(lowering, topology.num_devices, dims)
+    _measure(profile, parts, topology.devices[0], "measuring parts", progress)
     measure_again(profile, _doubtful(profile, lowering, topology, dims), progress)
     profile.measure_updates()
 
@@ -143,51 +139,56 @@ def with_measured_pool(
         profile_on: Makes the profile of the model on a topology.
         progress: Whether to show a progress bar, on stderr.
     """
-    each_a_core, together = with_pool(topology), with_pool(topology, one_task=True)
-    if each_a_core == together:
-        return together
     device = topology.devices[0]
-    profiles = profile_on(with_pool(topology.subset(1))), profile_on(together)
-    # But for gradients of weights, which are tasks of their own.
-    heaviest = _heaviest(lowering, device)
-    alone_ns, share_ns = 0, 0
-    for operator, count in tqdm(heaviest, "measuring cores", disable=not progress, leave=False):
-        whole = _whole(lowering, operator)
-        alone, share = (profile.part_times_ns(operator, whole, device) for profile in profiles)
-        alone_ns += count * int(alone.forward[0] + alone.backward[0])
-        share_ns += count * int(share.forward[0] + share.backward[0])
-    utilization = share_ns / max(1, alone_ns)
-    if utilization * cores_of_task(together) <= SEVERAL_CORES:
-        return each_a_core
-    devices = [
-        dataclasses.replace(d, pool_utilization=min(1.0, round(utilization, 3)))
-        for d in together.devices
-    ]
-    return dataclasses.replace(together, devices=tuple(devices))
-
-
-def _heaviest(lowering: Lowering, device: Device) -> list[tuple[Operator, int]]:
-    """One of each kind of the operators that do most of the work, and how many there are of it."""
-    roofline = Roofline()
+    together = with_pool(topology)
+    if device.pool or not cores_of_task(together):
+        return together
     alike: dict[str, list[Operator]] = {}
     for operator in lowering.graph.operators:
         alike.setdefault(operator.signature, []).append(operator)
-    work_ns = {
-        signature: len(operators)
-        * sum(
-            int(times[0])
-            for times in roofline.part_times_ns(
-                operators[0], _whole(lowering, operators[0]), device
-            )
-        )
-        for signature, operators in alike.items()
-    }
+    parts = [(one, _whole(lowering, one)) for one, *_ in alike.values()]
+    beside, alone = profile_on(together), profile_on(with_pool(topology.subset(1)))
+
+    def times_ns(profile: MeasuredProfile, parts: Sequence[tuple[Operator, Regions]]) -> list[int]:
+        # But for gradients of weights, which are tasks of their own.
+        _measure(profile, parts, device, "measuring cores", progress)
+        return [
+            len(alike[operator.signature]) * int(times.forward[0] + times.backward[0])
+            for operator, regions in parts
+            for times in [profile.part_times_ns(operator, regions, device)]
+        ]
+
+    heaviest = _heaviest(parts, times_ns(beside, parts))
+    utilization = sum(times_ns(beside, heaviest)) / max(1, sum(times_ns(alone, heaviest)))
+    devices = tuple(
+        dataclasses.replace(device, pool_utilization=min(1.0, round(utilization, 3)))
+        for device in together.devices
+    )
+    return dataclasses.replace(together, devices=devices)
+
+
+def _measure(
+    profile: MeasuredProfile,
+    parts: Iterable[tuple[Operator, Regions]],
+    device: Device,
+    what: str,
+    progress: bool,
+) -> None:
+    """Measures what the profile does not know yet of the parts."""
+    for operator, regions in _in_turn(profile.missing(parts), what, progress):
+        profile.part_times_ns(operator, regions, device)
+
+
+def _heaviest(
+    parts: Sequence[tuple[Operator, Regions]], times_ns: Sequence[int]
+) -> list[tuple[Operator, Regions]]:
+    """Those that take most of the time of all, and enough of it."""
     found = []
-    left_ns = HEAVIEST_SHARE * sum(work_ns.values())
-    for signature in sorted(work_ns, key=lambda signature: -work_ns[signature])[:MOST_HEAVIEST]:
+    left_ns = HEAVIEST_SHARE * sum(times_ns)
+    for time_ns, number in sorted(zip(times_ns, itertools.count()), reverse=True)[:MOST_HEAVIEST]:
         if left_ns > 0:
-            found.append((alike[signature][0], len(alike[signature])))
-        left_ns -= work_ns[signature]
+            found.append(parts[number])
+        left_ns -= time_ns
     return found
 
 

@@ -1,12 +1,7 @@
-"""How far apart cores are, and what runs on one of them."""
-
-import os
-import threading
-
-import pytest
+"""How fast cores are beside each other."""
 
 from keras_soap.costs import cores
-from keras_soap.costs.cores import Cores, on_one_core
+from keras_soap.costs.cores import Cores
 
 
 def test_cores_at_work_together_are_compared_with_one_that_is_alone(monkeypatch):
@@ -43,15 +38,6 @@ def test_cores_are_as_fast_as_they_can_be_or_were_ever_seen(monkeypatch):
     assert not found.enough(0.75)
 
 
-def test_one_core_may_be_as_fast_as_it_can_be_when_all_together_are_not(monkeypatch):
-    monkeypatch.setattr(cores, "_numbers", lambda: [0, 1])
-    found = Cores()
-    found.settle_for(0.5)
-    assert found.enough(0.5)
-    monkeypatch.setattr(cores, "_numbers", lambda: [0])
-    assert not found.enough(0.5)
-
-
 def test_patience_is_used_up_by_waiting():
     found = Cores()
     assert found.wait(cores.PATIENCE_S - 1)
@@ -64,23 +50,3 @@ def test_patience_is_used_up_by_waiting():
 def test_this_machine_can_be_asked():
     assert 0 < Cores().speed() <= 1
     assert cores.of_this_process() is cores.of_this_process()
-
-
-def test_all_threads_share_one_core_for_a_while_and_then_have_theirs_again():
-    usual, done = os.sched_getaffinity(0), threading.Event()
-    threads = [threading.Thread(target=done.wait) for _ in range(2)]
-    threads[0].start()
-
-    def affinities():
-        return [os.sched_getaffinity(thread.native_id or 0) for thread in threads]
-
-    def start_and_fail():
-        with on_one_core():
-            threads[1].start()
-            assert affinities() == [{min(usual)}] * 2
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        start_and_fail()
-    assert [*affinities(), os.sched_getaffinity(0)] == [usual] * 3
-    done.set()

@@ -294,7 +294,7 @@ def test_a_part_is_timed_beside_others_and_has_its_share_of_that_time(
     # Two places; whatever runs at once takes 9 µs for each of those one after the other.
     seen = []
 
-    def runner(function, arguments, device, copies=1, beside=1, uncached=False):
+    def runner(function, arguments, device, copies=1, beside=1, uncached=False, num_made=0):
         seen.append(beside)
         return lambda: copies
 
@@ -306,8 +306,7 @@ def test_a_part_is_timed_beside_others_and_has_its_share_of_that_time(
     monkeypatch.setattr(measure_parts, "cores_per_place", lambda: 1)
     monkeypatch.setattr(measure_parts, "runner", runner)
     monkeypatch.setattr(measure_parts, "_timed", timed)
-    functions = [(len, []), (len, [])]
-    time = measure_parts._part_time(functions, "CPU:0", Precision(), cores)
+    time = measure_parts._part_time([len, len], [], 0, "CPU:0", Precision(), cores)
     assert time.forward_ns == time_ns
     assert seen[-2:] == [rows, rows]
 
@@ -331,7 +330,7 @@ def test_a_backward_pass_begins_when_the_forward_pass_has_ended(tmp_path, topolo
     _, captured = convolutional()
     traced = []
 
-    def runner(function, arguments, device, copies=1, beside=1, uncached=False):
+    def runner(function, arguments, device, copies=1, beside=1, uncached=False, num_made=0):
         @tf.function
         def run(*given):
             return function(given)

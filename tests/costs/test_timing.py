@@ -1,7 +1,6 @@
 """Repetition and outliers, with a clock that the tests wind."""
 
 import math
-import os
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from keras_soap.costs.timing import (
     deviation,
     time_in_turn,
     without_outliers,
-    work_in_turn,
 )
 
 
@@ -82,16 +80,6 @@ def test_deviation_is_that_of_a_normal_distribution():
     values = np.random.default_rng(0).normal(5, 2, 100_000)
     np.testing.assert_allclose(deviation(values), 2, rtol=0.02)
     assert len(without_outliers(values[:, None])) > 99_990
-
-
-def test_processor_time_is_that_of_one_core_where_that_is_asked_for():
-    seen: list[set[int]] = []
-    functions = [lambda: None, lambda: seen.append(os.sched_getaffinity(0))]
-    work_in_turn(functions, Precision(), one_core=True)
-    assert set(map(len, seen)) == {1}
-    seen.clear()
-    work_in_turn(functions, Precision())
-    assert set(map(frozenset, seen)) == {frozenset(os.sched_getaffinity(0))}
 
 
 class Together:

@@ -16,7 +16,7 @@ from keras_soap.costs.cost_table import CostTable, PartTime
 from keras_soap.costs.measure import MeasuredProfile
 from keras_soap.costs.roofline import Roofline
 from keras_soap.errors import CostError
-from keras_soap.runtime import measured_topology
+from keras_soap.runtime import measured_topology, measuring
 from keras_soap.runtime.measured_topology import LinkTime, fit, predict
 from keras_soap.runtime.measuring import with_measured_pool
 from keras_soap.tasks.lowering import Lowering
@@ -48,12 +48,10 @@ def measured(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cores", "intra", "inter", "pool_size"),
-    [(8, 1, 6, 6), (8, 2, 6, 4), (8, 0, 0, 1), (2, 1, 6, 2), (8, 1, 0, 8), (1, 4, 4, 1)],
+    ("cores", "intra", "inter", "shared"),
+    [(8, 1, 6, 6), (8, 2, 6, 8), (8, 0, 0, 0), (2, 1, 6, 2), (8, 1, 0, 8), (1, 4, 4, 0)],
 )
-def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
-    monkeypatch, cores, intra, inter, pool_size
-):
+def test_a_task_has_the_cores_of_as_many_as_run_at_once(monkeypatch, cores, intra, inter, shared):
     threads = tf.config.threading
     monkeypatch.setattr(measure, "num_cores", lambda: cores)
     monkeypatch.setattr(threads, "get_intra_op_parallelism_threads", lambda: intra)
@@ -61,18 +59,20 @@ def test_as_many_tasks_run_at_once_as_there_are_threads_and_cores(
     topology = local_topology().subset(2)
     found = measured_topology.with_pool(topology)
     assert found.compute == (0, 0)
-    assert found.capacity[:2].tolist() == [pool_size] * 2
-    assert measure.cores_of_task(found) == (0 if pool_size == 1 else intra)
-    whole, shared = topology.devices[0], found.devices[0]
-    assert shared.peak_flops_per_s * pool_size == pytest.approx(2 * whole.peak_flops_per_s)
+    assert found.capacity[:2].tolist() == [1, 1]
+    assert measure.cores_of_task(found) == shared
+    assert measure.cores_of_task(topology) == 0
+    whole, one = found.devices[0], topology.devices[0]
+    assert whole.peak_flops_per_s == 2 * one.peak_flops_per_s
+    assert measured_topology.with_pool(found) == found
 
 
 @pytest.mark.parametrize(
-    ("cores", "used", "pool_size", "utilization"),
-    [(2, 1.0, 2, 1.0), (2, 1.5, 1, 0.75), (2, 2.1, 1, 1.0), (8, 1.1, 8, 1.0), (8, 2.0, 1, 0.25)],
+    ("cores", "used", "utilization"),
+    [(2, 1.0, 0.5), (2, 1.5, 0.75), (2, 2.1, 1.0), (8, 1.1, 0.138), (8, 2.0, 0.25)],
 )
-def test_a_task_has_all_cores_where_it_uses_several(
-    monkeypatch, cores, used, pool_size, utilization
+def test_how_many_cores_a_task_uses_that_is_alone_is_measured(
+    monkeypatch, cores, used, utilization
 ):
     def measure_part(captured, number, part, differentiated, has_backward, device, _, shared):
         # 8 ms of processor time, in `used` threads.
@@ -92,11 +92,18 @@ def test_a_task_has_all_cores_where_it_uses_several(
 
     topology = local_topology().subset(2)
     found = with_measured_pool(Lowering(captured.graph), topology, profile_on)
-    expected = measured_topology.with_pool(topology, one_task=pool_size == 1)
+    expected = measured_topology.with_pool(topology)
     same = [dataclasses.replace(d, pool_utilization=utilization) for d in expected.devices]
     assert found == dataclasses.replace(expected, devices=tuple(same))
-    assert found.devices[0].pool_size == pool_size
     assert with_measured_pool(Lowering(captured.graph), found, profile_on) == found
+    monkeypatch.setattr(measure, "num_cores", lambda: 1)
+    assert with_measured_pool(Lowering(captured.graph), topology, profile_on) == expected
+
+
+def test_cores_are_measured_by_the_heaviest_parts(monkeypatch):
+    monkeypatch.setattr(measuring, "MOST_HEAVIEST", 3)
+    assert measuring._heaviest("abcde", [5, 60, 30, 4, 1]) == ["b", "c"]
+    assert measuring._heaviest("abcde", [1, 1, 1, 1, 1]) == ["e", "d", "c"]
 
 
 def fit_with(**arguments) -> SoapStrategy:
