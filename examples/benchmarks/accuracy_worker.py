@@ -48,10 +48,10 @@ class Options:
     size: str = "benchmark"
     num_strategies: int = 12
     num_devices: int = 2
-    num_rounds: int = 12
+    num_rounds: int = 24
     num_steps: int = 3
     search_budget_s: float = 10.0
-    part_seconds: float = 0.5
+    part_seconds: float = 1.0
     seed: int = 0
 
 

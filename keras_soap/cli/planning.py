@@ -81,9 +81,10 @@ def load_problem(values: flags.FlagValues, arguments: list[str]) -> PlannedProbl
     training = values.mode == "training"
     graph = load_graph(values.model, values.batch_size, training, values.time_chunk)
     if values.topology.partition(":")[0] == "local":
-        from keras_soap.runtime.measured_topology import with_pool
+        from keras_soap.runtime.measured_topology import as_measured
 
-        here = environment_of(with_pool(topology))
+        topology = as_measured(topology, profile)
+        here = environment_of(topology)
     else:
         here = environment.software_versions()
     model = getattr(profile, "device_model", None)

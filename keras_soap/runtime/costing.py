@@ -20,7 +20,7 @@ from keras_soap.costs.cost_profile import CostProfile
 from keras_soap.costs.measure import MeasuredProfile, environment_of
 from keras_soap.costs.roofline import Roofline
 from keras_soap.runtime import cluster, cluster_topology
-from keras_soap.runtime.measured_topology import measure_topology, with_pool
+from keras_soap.runtime.measured_topology import as_measured, measure_topology, with_pool
 from keras_soap.runtime.measuring import measure_all, with_measured_pool
 from keras_soap.strategy.baselines import BASELINES
 from keras_soap.tasks.lowering import Costs, Lowering
@@ -83,23 +83,28 @@ def measured_costs(
     return Costs(lowering, topology, profile, num_slots)
 
 
-def profile_for(asked: Asked, lowering: Lowering, topology: DeviceTopology) -> CostProfile:
-    """Times that are not measured now.
+def given_costs(
+    asked: Asked, lowering: Lowering, topology: DeviceTopology, *, num_slots: int, is_local: bool
+) -> Costs:
+    """Times that are not measured now; arguments as of `measured_costs`.
 
     Args:
         asked: For what; a file that does not fit this machine or this model gives a warning.
         lowering: Of the model's graph.
         topology: To plan for.
+        num_slots: Variables that the optimizer keeps beside each weight.
+        is_local: Whether the topology describes this machine, or all clients, and is not a file's.
 
     Raises:
         CostError: If a file cannot be read.
     """
     if asked is None or asked == "analytic":
-        return Roofline()
+        return Costs(lowering, topology, Roofline(), num_slots)
     if not isinstance(asked, (str, os.PathLike)):
-        return asked
+        return Costs(lowering, topology, asked, num_slots)
     table = cost_io.load(asked)
-    here = environment_of(with_pool(topology))
-    for reason in fitting.misfits(table, lowering.graph, here):
+    if is_local and cluster.current() is None:
+        topology = as_measured(topology, table)
+    for reason in fitting.misfits(table, lowering.graph, environment_of(topology)):
         logging.warning("profile=%r %s", os.fspath(asked), reason)
-    return table
+    return Costs(lowering, topology, table, num_slots)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from keras_soap.costs import environment
 from keras_soap.costs.cache import CostCache
 from keras_soap.costs.cores import of_this_process
+from keras_soap.costs.cost_profile import CostProfile, CostSource
 from keras_soap.costs.cost_table import PartTime
 from keras_soap.costs.measure import cores_of_task
 from keras_soap.costs.measure_parts import measure_task_overhead
@@ -143,6 +144,11 @@ def with_pool(topology: DeviceTopology) -> DeviceTopology:
         for device in topology.devices
     )
     return dataclasses.replace(topology, devices=devices)
+
+
+def as_measured(topology: DeviceTopology, profile: CostProfile) -> DeviceTopology:
+    """This machine's topology as the times of a profile are meant: measured ones are shares."""
+    return with_pool(topology) if profile.source == CostSource.MEASURED else topology
 
 
 def measure_copy(topology: DeviceTopology, num_bytes: int, precision: Precision) -> PartTime:

@@ -1,12 +1,9 @@
 """Measures all that a search may ask of a model on this machine, before it asks.
 
-Logical CPUs share cores. Where an operation keeps one core at work, as convolutions do, a core runs
-one task, and its time is what it takes beside others. Where a task has several operations at a
-time, as those of recurrent layers have, TensorFlow spreads them over idle cores, and fills with
-other tasks what they leave idle. Then each task has all cores, one after the other, its time is its
-share of what several take beside each other, and `Device.pool_utilization` says how many cores it
-keeps at work while it is alone. Which fits a model better is measured: by how many cores its
-heaviest operators use.
+Logical CPUs share cores, and TensorFlow spreads the operations of all of them over all cores. So
+each task has all cores, one after the other, and its time is its share of what several take beside
+each other. What it leaves idle others fill, while any is ready. How much that is is measured for
+each model: its heaviest operators are timed alone, too (`Device.pool_utilization`).
 """
 
 import dataclasses
@@ -25,7 +22,7 @@ from keras_soap.tasks.lowering import Lowering
 from keras_soap.topology.device_topology import Device, DeviceTopology
 
 HEAVIEST_SHARE = 0.9
-"""Of a model's work; the operators that do it tell how many cores a task uses."""
+"""Of the time that a model takes; the operators that take it tell how many cores a task uses."""
 
 MOST_HEAVIEST = 24
 """Of them, as measuring takes time."""
@@ -131,7 +128,7 @@ def with_measured_pool(
     profile_on: Callable[[DeviceTopology], MeasuredProfile],
     progress: bool = True,
 ) -> DeviceTopology:
-    """The topology whose logical CPUs share cores in the way that fits the model better.
+    """The topology whose logical CPUs share cores, and how many of them a task of the model uses.
 
     Args:
         lowering: Of the model's graph.

@@ -313,10 +313,15 @@ class SoapStrategy(keras.callbacks.Callback):
                 dims=self._dims if self._searches else None,
                 progress=self._verbose > 0,
             )
-            self._topology = self._costs.topology
         else:
-            profile = costing.profile_for(self._asked_profile, lowering, self.topology)
-            self._costs = Costs(lowering, self.topology, profile, num_slots(self.model))
+            self._costs = costing.given_costs(
+                self._asked_profile,
+                lowering,
+                self.topology,
+                num_slots=num_slots(self.model),
+                is_local=self._is_local,
+            )
+        self._topology = self._costs.topology
         return self._find_strategy()
 
     def _settings(self, lowering: Lowering) -> dict[str, Any]:

@@ -159,6 +159,17 @@ def test_a_file_that_does_not_fit_is_used_with_a_warning(tmp_path, caplog):
         fit_with(profile=tmp_path / "missing.pb")
 
 
+def test_a_file_of_this_machine_is_used_as_it_was_measured(measured, tmp_path, caplog):
+    soap = fit_with()
+    proto_io.save(tmp_path / "p.pb", soap.costs.profile.table())
+    again = fit_with(profile=tmp_path / "p.pb")
+    assert "made elsewhere" not in caplog.text
+    devices = soap.topology.devices
+    as_of_a_file = measured_topology.with_pool(local_topology().subset(2)).devices
+    assert [d.pool for d in again.topology.devices] == [d.pool for d in devices] == ["cores"] * 2
+    assert again.topology.devices == as_of_a_file
+
+
 def parts_of(measured):
     """Parts that were measured, and among how many cores their time was shared out."""
     return [(asked[2], asked[7]) for asked in measured if isinstance(asked, tuple)]
