@@ -138,7 +138,8 @@ def with_measured_pool(
     """
     device = topology.devices[0]
     together = with_pool(topology)
-    if device.pool or not cores_of_task(together):
+    num_cores = cores_of_task(together)
+    if device.pool or not num_cores:
         return together
     alike: dict[str, list[Operator]] = {}
     for operator in lowering.graph.operators:
@@ -157,9 +158,10 @@ def with_measured_pool(
 
     heaviest = _heaviest(parts, times_ns(beside, parts))
     utilization = sum(times_ns(beside, heaviest)) / max(1, sum(times_ns(alone, heaviest)))
+    # It has at least one core, and no more than there are.
+    utilization = round(min(1.0, max(1 / num_cores, utilization)), 3)
     devices = tuple(
-        dataclasses.replace(device, pool_utilization=min(1.0, round(utilization, 3)))
-        for device in together.devices
+        dataclasses.replace(device, pool_utilization=utilization) for device in together.devices
     )
     return dataclasses.replace(together, devices=devices)
 

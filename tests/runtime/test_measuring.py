@@ -69,7 +69,7 @@ def test_a_task_has_the_cores_of_as_many_as_run_at_once(monkeypatch, cores, intr
 
 @pytest.mark.parametrize(
     ("cores", "used", "utilization"),
-    [(2, 1.0, 0.5), (2, 1.5, 0.75), (2, 2.1, 1.0), (8, 1.1, 0.138), (8, 2.0, 0.25)],
+    [(2, 0.9, 0.5), (2, 1.5, 0.75), (2, 2.1, 1.0), (8, 1.1, 0.138), (8, 2.0, 0.25)],
 )
 def test_how_many_cores_a_task_uses_that_is_alone_is_measured(
     monkeypatch, cores, used, utilization
