@@ -86,7 +86,8 @@ class Plan:
 
     def breakdown(self, ran: RanStep) -> list[breakdown.Row]:
         """Times of tasks, predicted and measured, those that differ most first."""
-        return breakdown.rows(self.costs.lowering.graph, self.simulated[0], ran)
+        graph, topology = self.costs.lowering.graph, self.costs.topology
+        return breakdown.rows(graph, topology, *self.simulated, ran)
 
     def write_report(self, path: str | os.PathLike[str]) -> None:
         """Writes a page with the tables and the timeline."""

@@ -1,5 +1,6 @@
 """Steps that ran, beside simulated ones: on operations that were made up."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -36,6 +37,10 @@ def ran_as_predicted(of, tasks, slower=1):
         )
     ]
     return RanStep(operations, timeline.step_time_ns)
+
+
+def rows_of(of, tasks, step):
+    return breakdown.rows(of.graph, of.topology, tasks, reference.simulate(tasks), step)
 
 
 def test_names_tell_operators_parts_and_kinds_apart(planned):
@@ -77,7 +82,7 @@ def test_scopes_hold_whatever_operators_are_called():
 
 def test_a_step_that_runs_as_predicted_has_no_differences(planned):
     of, tasks = planned
-    rows = breakdown.rows(of.graph, tasks, ran_as_predicted(of, tasks))
+    rows = rows_of(of, tasks, ran_as_predicted(of, tasks))
     assert all(row.predicted_ns == row.measured_ns for row in rows)
     assert sum(row.predicted_ns for row in rows) == tasks.run_time_ns.sum()
 
@@ -86,17 +91,43 @@ def test_what_differs_most_comes_first(planned):
     of, tasks = planned
     step = ran_as_predicted(of, tasks, slower=3)
     odd = RanOperation(10**6, "feed/Slice", "Slice", 0, 7)
-    rows = breakdown.rows(of.graph, tasks, RanStep([*step.operations, odd], step.time_ns))
+    rows = rows_of(of, tasks, RanStep([*step.operations, odd], step.time_ns))
     differences = [abs(row.predicted_ns - row.measured_ns) for row in rows]
     assert differences == sorted(differences, reverse=True)
-    slowest = max(
-        breakdown.rows(of.graph, tasks, ran_as_predicted(of, tasks)), key=lambda r: r.predicted_ns
-    )
+    slowest = max(rows_of(of, tasks, ran_as_predicted(of, tasks)), key=lambda row: row.predicted_ns)
     assert differences[0] == 2 * slowest.predicted_ns
     assert [row.measured_ns for row in rows if row.name is None] == [7]
     totals = breakdown.by_kind(rows)
     assert totals["forward"][1] == 3 * totals["forward"][0] > 0
     assert "no task" in breakdown.render(rows, most=len(rows))
+
+
+def test_devices_that_share_cores_share_the_time_in_which_several_tasks_run():
+    devices = [
+        dataclasses.replace(device, pool="cores", pool_utilization=0.5)
+        for device in machine(2).devices
+    ]
+    of = problem(diamond(), dataclasses.replace(machine(2), devices=tuple(devices)))
+    tasks = build(of.costs, of.baselines["data_parallel"].strategy)
+    step = ran_as_predicted(of, tasks)
+    # Each lasts as if it were alone.
+    timeline = reference.simulate(tasks)
+    ran = [
+        dataclasses.replace(operation, end_ns=int(end))
+        for operation, end in zip(step.operations, timeline.end_ns, strict=True)
+    ]
+    assert sum(timeline.end_ns - timeline.start_ns) > 1.05 * timeline.step_time_ns
+    rows = rows_of(of, tasks, RanStep(ran, timeline.step_time_ns))
+    assert [row.predicted_ns for row in rows] == [row.measured_ns for row in rows]
+    assert sum(row.predicted_ns for row in rows) == pytest.approx(timeline.step_time_ns, rel=0.01)
+    # Of the first half second one has all, and half of the second.
+    first, second = names(tasks, of.graph)[:2]
+    both = [
+        RanOperation(0, first.scope + "a", "X", 0, 10**9),
+        RanOperation(1, second.scope + "a", "X", 5 * 10**8, 10**9),
+    ]
+    found = {row.name: row.measured_ns for row in rows_of(of, tasks, RanStep(both, 10**9))}
+    assert (found[first], found[second]) == (75 * 10**7, 25 * 10**7)
 
 
 def test_operations_that_follow_each_other_are_one_span():
