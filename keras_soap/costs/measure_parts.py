@@ -1,8 +1,8 @@
 """Runs parts, updates and bare tasks on real devices, and times them.
 
 A part runs as the runtime runs it: the rule computes it from slices, under a tape of its own, in a
-function. Forward is what the forward pass takes beyond an empty function on the same
-arguments; backward is what forward and the gradients of inputs take beyond that; gradients of
+function. Forward is what the forward pass takes beyond a function that only makes what the part
+reads of others; backward is what forward and the gradients of inputs take beyond that; gradients of
 weights are what all together takes beyond that.
 
 The time that counts is that which passes. On logical CPUs, which share cores, what is timed runs
@@ -159,7 +159,7 @@ def _part_time(
     beside, share = _places(cores)
     runners = [
         run(function, copies=copies, beside=beside, uncached=True, num_made=num_made)
-        for function in (_nothing, *functions)
+        for function in (_empty, *functions)
     ]
     timing = _timed(runners, device, precision)
     forward_ns, backward_ns, weight_gradient_ns = [
@@ -308,8 +308,4 @@ def _weight_values(part: Part, random: np.random.Generator) -> list[Any]:
 
 
 def _empty(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    return [tf.constant(0.0)]
-
-
-def _nothing(flat: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return []

@@ -77,24 +77,24 @@ def test_large_arguments_are_not_copied(monkeypatch):
     assert [float(x[0]) for x in call()] == [2, 2, 2]
 
 
-def test_what_is_made_anew_is_made_before_each_copy_and_read_there(monkeypatch):
-    seen: list[np.ndarray] = []
+def test_what_is_made_anew_is_another_tensor_in_each_copy():
+    seen: list[list[int]] = []
 
     def function(flat):
         def note(*arrays):
-            seen.append(np.stack([array.ravel()[0] for array in arrays]))
-            return np.float32(len(seen))
+            seen.append([array.__array_interface__["data"][0] for array in arrays])
+            return arrays[0][:1] + 10
 
         return [tf.numpy_function(note, flat, tf.float32)]
 
-    arguments = running.on_device(np.arange(3, dtype=np.float32), "CPU:0")
+    arguments = running.on_device([np.full(1000, n, np.float32) for n in range(3)], "CPU:0")
     call = running.runner(function, arguments, "CPU:0", copies=2, num_made=2)
-    made = [float(x) for x in call()]
-    # In each copy what the function makes, and then what was made for it.
-    assert made == [3, 0, 1, 4, 0, 1]
-    assert np.array_equal(seen, [[0, 1, 2]] * 4)
+    seen.clear()
+    # Of each copy what the function makes, and then what was made for it.
+    assert [float(x[0]) for x in call()] == [10, 0, 1, 10, 0, 1]
+    (first, second, given), (first_again, second_again, given_again) = seen
+    assert len({first, second, first_again, second_again}) == 4
+    assert given == given_again
     # Nothing but the making: what others are compared with.
-    assert [float(x) for x in running.runner(lambda _: [], arguments, "CPU:0", num_made=2)()] == [
-        0,
-        1,
-    ]
+    nothing = running.runner(lambda flat: [], arguments, "CPU:0", num_made=2)
+    assert [float(x[0]) for x in nothing()] == [0, 1]
